@@ -1,0 +1,272 @@
+"""The rows: their schema, an atomic store, and reading many runs as one table.
+
+A run's folder holds ``config.yaml``, ``run.parquet`` (one row), ``steps.parquet`` (one row per log point), ``checkpoint/``,
+``stderr.txt`` when it failed, and a ``DONE`` or ``FAILED`` marker written last. Every file is written under a temporary
+name, fsynced and renamed, so that a reader sees a whole file or none.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from lmexp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
+DONE, FAILED = "DONE", "FAILED"
+RUN_FILE, STEPS_FILE, CONFIG_FILE, ERROR_FILE = "run.parquet", "steps.parquet", "config.yaml", "stderr.txt"
+
+
+def _schema(columns: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
+
+
+_TEXT, _WHOLE, _REAL, _TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+RUN_SCHEMA = _schema(
+    {
+        "experiment": (_TEXT, "name of the plan, or adhoc"),
+        "arm": (_TEXT, "name"),
+        "seed": (_WHOLE, "1"),
+        "run_id": (_TEXT, "name of the run's folder"),
+        "status": (_TEXT, "one of " + " ".join(STATUSES)),
+        "error": (_TEXT, "sentence"),
+        "overrides": (_TEXT, "command-line overrides that the plan does not list, separated by spaces"),
+        "plan_sha256": (_TEXT, "hex"),
+        "registered": (_TRUTH, "the plan was locked, and the config is the plan's"),
+        "config_sha256": (_TEXT, "hex"),
+        "git_commit": (_TEXT, "hex"),
+        "git_dirty": (_TRUTH, "uncommitted changes in the code"),
+        "started_at": (_TEXT, "ISO 8601, UTC"),
+        "host": (_TEXT, "name"),
+        "device": (_TEXT, "cpu or gpu"),
+        "chip": (_TEXT, "name"),
+        "mlx_version": (_TEXT, "version"),
+        "blas": (_TEXT, "library behind matrix products on the CPU"),
+        "n_params": (_WHOLE, "parameters"),
+        "n_params_non_embedding": (_WHOLE, "parameters"),
+        "budget_seconds": (_REAL, "s"),
+        "train_seconds": (_REAL, "s, charged to the budget"),
+        "compile_seconds": (_REAL, "s, build, compile and warm-up"),
+        "time_to_first_step_seconds": (_REAL, "s, from the start of the process to the first counted step"),
+        "eval_seconds": (_REAL, "s, all evaluations"),
+        "steps": (_WHOLE, "optimizer steps"),
+        "tokens": (_WHOLE, "tokens trained on"),
+        "tokens_per_second": (_REAL, "tokens/s of counted training time"),
+        "steps_per_second": (_REAL, "1/s of counted training time"),
+        "peak_memory_bytes": (_WHOLE, "bytes held by MLX's allocator at the peak of training"),
+        "train_loss_nats": (_REAL, "nats/token, mean since the previous log point"),
+        "val_loss_nats": (_REAL, "nats/token, final weights"),
+        "val_bpb": (_REAL, "bits/byte, final weights"),
+        "val_bpb_best": (_REAL, "bits/byte, best of the evaluations"),
+        "step_at_best": (_WHOLE, "optimizer steps"),
+        "test_bpb": (_REAL, "bits/byte, at the best checkpoint"),
+        "probe_before": (_REAL, "probe units/s before the run"),
+        "probe_after": (_REAL, "probe units/s after the run"),
+    }
+)
+
+STEP_SCHEMA = _schema(
+    {
+        "run_id": (_TEXT, "name of the run's folder"),
+        "step": (_WHOLE, "optimizer steps done"),
+        "tokens": (_WHOLE, "tokens trained on"),
+        "seconds": (_REAL, "s, charged to the budget"),
+        "progress": (_REAL, "fraction of the budget used"),
+        "lr": (_REAL, "learning rate of the last step"),
+        "train_loss_nats": (_REAL, "nats/token, mean since the previous log point"),
+        "grad_norm": (_REAL, "global norm of the last step's gradient, before clipping"),
+        "val_bpb": (_REAL, "bits/byte"),
+        "tokens_per_second": (_REAL, "tokens/s since the previous log point"),
+        "peak_memory_bytes": (_WHOLE, "bytes"),
+    }
+)
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, fsync it and rename it: all of it appears, or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last through a power cut (a folder's entry is data of the folder)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_run(folder: Path, row: Mapping[str, Any]) -> None:
+    """Write ``run.parquet``: one row. Columns that ``row`` lacks are null, never zero.
+
+    Raises:
+        KeyError: ``row`` has a column that the schema lacks.
+    """
+    _write_rows(folder / RUN_FILE, [row], RUN_SCHEMA)
+
+
+def write_steps(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``steps.parquet``: one row per log point, in order."""
+    _write_rows(folder / STEPS_FILE, rows, STEP_SCHEMA)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    for column in {key for row in rows for key in row} - set(schema.names):
+        raise KeyError(f"{path.name} has no column {column}")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    write_atomic(path, lambda temporary: pq.write_table(table, temporary))
+
+
+def finish(folder: Path, marker: str) -> None:
+    """Write the ``DONE`` or ``FAILED`` marker: the last file of a run."""
+    write_text(folder / marker, "")
+
+
+def make_writable(folder: Path) -> Path:
+    """Create a folder for results.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to the results folder {folder} ({error.strerror}); "
+            "choose another with paths.results=FOLDER, or mend its permissions."
+        ) from error
+    return folder
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Claim a run's folder for this process; yields False when another living process has it.
+
+    The claim is a lock of the operating system: it ends with the process, however the process ends.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        # A little patience: `lmexp status` holds the lock for an instant when it looks.
+        lock.acquire(timeout=1.0, poll_interval=0.05)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def state(folder: Path) -> str:
+    """Return what is true of a run's folder now: ``done``, ``failed``, ``running`` or ``missing``.
+
+    A run that was killed before it could write a marker is ``missing``: it has to run again.
+    """
+    if (folder / ".lock").exists():
+        lock = FileLock(folder / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                pass
+        except Timeout:
+            return "running"
+    whole = (folder / RUN_FILE).exists()
+    if whole and (folder / DONE).exists():
+        return "done"
+    return "failed" if whole and (folder / FAILED).exists() else "missing"
+
+
+def set_attempt_aside(folder: Path) -> None:
+    """Move what an earlier attempt left in a run's folder to ``attempts/N``, so that no evidence is overwritten."""
+    left = [path for path in folder.iterdir() if path.name not in ("attempts", ".lock")]
+    if not left:
+        return
+    attempts = folder / "attempts"
+    attempts.mkdir(exist_ok=True)
+    aside = attempts / str(1 + len(list(attempts.iterdir())))
+    aside.mkdir()
+    for path in left:
+        path.rename(aside / path.name)
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Return the folders under ``root`` that hold a run's row, in order of name."""
+    return sorted(path.parent for path in root.glob(f"*/{RUN_FILE}"))
+
+
+def read_row(folder: Path) -> dict[str, Any] | None:
+    """Read one run's row; None when its file is missing or damaged.
+
+    A damaged file is renamed to ``run.parquet.damaged``: kept, out of the way, and the cell runs again.
+    """
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    try:
+        rows = pq.read_table(path, schema=RUN_SCHEMA).to_pylist()
+        if len(rows) != 1:
+            raise pa.ArrowInvalid(f"{len(rows)} rows where one belongs")
+    except (pa.ArrowException, OSError):
+        path.replace(path.with_name(f"{RUN_FILE}.damaged"))
+        return None
+    return rows[0]
+
+
+def damaged_runs(root: Path) -> list[Path]:
+    """Return the files that were found damaged and set aside."""
+    return sorted(root.glob(f"*/{RUN_FILE}.damaged"))
+
+
+def read_runs(root: Path) -> "pd.DataFrame":
+    """Read the rows of every run under ``root`` as one table: the columns of ``run.parquet``, and ``folder``.
+
+    Damaged files are set aside (:func:`damaged_runs` names them), never silently dropped.
+    """
+    return runs_table(run_folders(root))
+
+
+def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
+    """Read the rows of the given run folders as one table, leaving out folders without a readable row."""
+    import pandas as pd
+
+    rows = [{**row, "folder": str(folder)} for folder in folders if (row := read_row(folder))]
+    frame = pd.DataFrame(rows, columns=[*RUN_SCHEMA.names, "folder"])
+    measured = [field.name for field in RUN_SCHEMA if field.type in (_REAL, _WHOLE)]
+    return frame.astype({name: "float64" if name != "seed" else "int64" for name in measured})
+
+
+def read_steps(folder: Path) -> "pd.DataFrame":
+    """Read one run's log points.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = folder / STEPS_FILE
+    try:
+        return pq.read_table(path, schema=STEP_SCHEMA).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"Cannot read the log points in {path} ({error}); run that cell again.") from error
