@@ -96,8 +96,8 @@ class Cell:
 def cells(plan: Plan, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
     """Return the plan's cells in the order they run, or only those of the given arms and seeds.
 
-    A block is one seed in every arm. Inside a block the arms are shuffled by a generator seeded from the plan, so that a
-    machine that slowly drifts does not favour an arm, and the order is the same whenever the sweep is resumed.
+    A block is one seed in every arm. Inside a block the arms are shuffled by a generator seeded from the plan, so that
+    a machine that slowly drifts does not favour an arm, and the order is the same whenever the sweep is resumed.
 
     Raises:
         UserError: an arm that the plan does not have.

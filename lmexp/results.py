@@ -1,8 +1,8 @@
 """The rows: their schema, an atomic store, and reading many runs as one table.
 
-A run's folder holds ``config.yaml``, ``run.parquet`` (one row), ``steps.parquet`` (one row per log point), ``checkpoint/``,
-``stderr.txt`` when it failed, and a ``DONE`` or ``FAILED`` marker written last. Every file is written under a temporary
-name, fsynced and renamed, so that a reader sees a whole file or none.
+A run's folder holds ``config.yaml``, ``run.parquet`` (one row), ``steps.parquet`` (one row per log point),
+``checkpoint/``, ``stderr.txt`` when it failed, and a ``DONE`` or ``FAILED`` marker written last. Every file is written
+under a temporary name, fsynced and renamed, so that a reader sees a whole file or none.
 """
 
 import os

@@ -1,0 +1,1 @@
+"""Training: what may be spent, the learning rate, the step and the loop."""

@@ -1,0 +1,102 @@
+"""Optimizers, through ``mlx.optimizers``, with one rule of weight decay for all of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+
+from lmexp.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer and how its step is made.
+
+    Attributes:
+        name: one of ``adamw``, ``sgd``, ``adafactor``, ``lion``, ``muon``.
+        lr: peak learning rate; the schedule scales it.
+        weight_decay: decoupled decay of matrices, multiplied by the learning rate (Loshchilov and Hutter 2019).
+        clip_norm: largest global norm of the gradient.
+        micro_batches: pieces that a batch is cut into; the memory of a step is that of one piece.
+        options: what only this optimizer has, passed on to ``mlx.optimizers``.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    clip_norm: float
+    micro_batches: int
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.name not in BUILDERS:
+            raise unknown("optimizer.name", self.name, BUILDERS)
+        if not 0 < self.lr < float("inf"):
+            raise UserError(f"optimizer.lr={self.lr:g} must be above 0, for instance optimizer.lr=1e-3.")
+        if not self.weight_decay >= 0:
+            raise UserError(f"optimizer.weight_decay={self.weight_decay:g} must be at least 0; 0 turns it off.")
+        if not self.clip_norm > 0:
+            raise UserError(f"optimizer.clip_norm={self.clip_norm:g} must be above 0; 1.0 is usual, inf turns it off.")
+        if self.micro_batches < 1:
+            raise UserError(f"optimizer.micro_batches={self.micro_batches} must be at least 1: the batch in one piece.")
+
+
+class _MuonWithAdam(optim.MultiOptimizer):
+    """Muon for the matrices of the blocks, Adam for embeddings and vectors at a fixed ratio of Muon's rate."""
+
+    def __init__(self, muon: optim.Muon, adam: optim.Adam, adam_lr_ratio: float):
+        super().__init__([muon, adam], [lambda path, weight: weight.ndim == 2 and ".embedding" not in f".{path}"])
+        self.adam_lr_ratio = adam_lr_ratio
+
+    @property
+    def learning_rate(self) -> mx.array:
+        return self.optimizers[0].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: mx.array) -> None:
+        self.optimizers[0].learning_rate = learning_rate
+        self.optimizers[1].learning_rate = learning_rate * self.adam_lr_ratio
+
+
+def _adam(options: dict[str, Any]) -> optim.Optimizer:
+    return optim.Adam(learning_rate=0.0, bias_correction=True, **options)
+
+
+def _adafactor(options: dict[str, Any]) -> optim.Optimizer:
+    return optim.Adafactor(learning_rate=0.0, relative_step=False, warmup_init=False, **options)
+
+
+def _muon(options: dict[str, Any]) -> optim.Optimizer:
+    muon = {key: options[key] for key in options if not key.startswith("adam_")}
+    adam = _adam({"betas": options["adam_betas"], "eps": options["adam_eps"]})
+    return _MuonWithAdam(optim.Muon(learning_rate=0.0, weight_decay=0.0, **muon), adam, float(options["adam_lr_ratio"]))
+
+
+BUILDERS = {
+    "adamw": _adam,
+    "sgd": lambda options: optim.SGD(learning_rate=0.0, **options),
+    "adafactor": _adafactor,
+    "lion": lambda options: optim.Lion(learning_rate=0.0, **options),
+    "muon": _muon,
+}
+
+
+def build_optimizer(spec: OptimizerSpec) -> optim.Optimizer:
+    """Build the optimizer without its own weight decay: :func:`decayed` applies one rule to all of them.
+
+    Raises:
+        UserError: an option that this optimizer does not have, or a value it cannot use.
+    """
+    try:
+        return BUILDERS[spec.name](spec.options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"optimizer.options={spec.options} do not fit {spec.name} ({error}); "
+            f"see conf/optimizer/{spec.name}.yaml for those it has."
+        ) from error
+
+
+def decayed(weight: mx.array, rate: mx.array | float) -> mx.array:
+    """Return a matrix shrunk by ``1 - rate``; vectors (norm gains, biases) are left as they are."""
+    return weight * (1 - rate) if weight.ndim >= 2 else weight

@@ -1,0 +1,166 @@
+"""The step: gradient, clipping, decay and update, compiled or not, in float32 or mixed precision."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_map
+
+from lmexp.errors import unknown
+from lmexp.streams import stream_seed
+from lmexp.train.optimizer import OptimizerSpec, build_optimizer, decayed
+
+# (model, inputs, targets) -> mean loss in nats per token: what a step lowers.
+Objective = Callable[[nn.Module, mx.array, mx.array], mx.array]
+_DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+
+@dataclass(frozen=True)
+class PrecisionSpec:
+    """``compute`` is the type of activations and products: ``float32`` or ``bfloat16``. Weights are always float32."""
+
+    compute: str
+
+    def __post_init__(self) -> None:
+        if self.compute not in _DTYPES:
+            raise unknown("precision.compute", self.compute, _DTYPES)
+
+
+class Batch(Protocol):
+    """What a step learns from: token ids of shape (batch, time)."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Lazy scalars: reading them waits for the device."""
+
+    loss_nats: mx.array
+    grad_norm: mx.array
+
+
+def next_token_loss(model: nn.Module, inputs: mx.array, targets: mx.array) -> mx.array:
+    """Return the mean cross-entropy in nats per token, computed in float32. inputs, targets: (batch, time)."""
+    return nn.losses.cross_entropy(model(inputs).astype(mx.float32), targets, reduction="mean")
+
+
+class Stepper:
+    """A model, an optimizer, and the one step that changes them.
+
+    A compiled step names all the state it reads or writes: weights, optimizer state, and the random state of dropout,
+    which is seeded anew for every step, so that the masks of step k depend on the seed and on k alone. The learning rate
+    is an argument, so that a new rate neither recompiles nor waits.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        spec: OptimizerSpec,
+        precision: PrecisionSpec,
+        compiled: bool,
+        seed: int,
+    ):
+        self.model, self.objective, self.spec, self.seed = model, objective, spec, seed
+        self.compute_dtype = _DTYPES[precision.compute]
+        self.optimizer = build_optimizer(spec)
+        self.optimizer.init(model.trainable_parameters())
+        self._state = [model.state, self.optimizer.state, mx.random.state]
+        wrap: Any = (
+            partial(mx.compile, inputs=self._state, outputs=self._state) if compiled else lambda function: function
+        )
+        self._whole = wrap(self._whole_step)
+        self._accumulate = wrap(self._accumulate_gradient)
+        self._apply = wrap(self._apply_gradient)
+
+    def step(self, index: int, batch: Batch, lr: float) -> StepResult:
+        """Hand optimizer step ``index`` to the device and return without waiting for it."""
+        mx.random.seed(stream_seed(self.seed, "dropout", index))
+        inputs, targets, rate = mx.array(batch.inputs), mx.array(batch.targets), mx.array(lr)
+        if self.spec.micro_batches == 1:
+            loss, norm = self._whole(inputs, targets, rate)
+        else:
+            loss, norm = self._step_in_pieces(inputs, targets, rate)
+        mx.async_eval(loss, norm, self._state)
+        return StepResult(loss, norm)
+
+    def _whole_step(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> tuple[mx.array, mx.array]:
+        loss, gradient = self._gradient(inputs, targets)
+        return loss, self._apply_gradient(gradient, lr)
+
+    def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> tuple[mx.array, mx.array]:
+        """Accumulate piece by piece; each piece is evaluated before the next, so that memory stays flat."""
+        total = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        loss = mx.array(0.0)
+        for piece_in, piece_out in zip(self._pieces(inputs), self._pieces(targets), strict=True):
+            loss, total = self._accumulate(loss, total, piece_in, piece_out)
+            mx.eval(loss, total)
+        return loss, self._apply(total, lr)
+
+    def _pieces(self, tokens: mx.array) -> Sequence[mx.array]:
+        return mx.split(tokens, self.spec.micro_batches, axis=0)
+
+    def _accumulate_gradient(
+        self, loss: mx.array, total: Any, inputs: mx.array, targets: mx.array
+    ) -> tuple[mx.array, Any]:
+        share = 1 / self.spec.micro_batches
+        piece_loss, gradient = self._gradient(inputs, targets)
+        return loss + share * piece_loss, tree_map(lambda sum_, piece: sum_ + share * piece, total, gradient)
+
+    def _gradient(self, inputs: mx.array, targets: mx.array) -> tuple[mx.array, Any]:
+        """Return the loss and its gradient with respect to the float32 weights."""
+
+        def loss_of(parameters: Any) -> mx.array:
+            # Casting inside the differentiated function keeps float32 master weights and float32 gradients.
+            self.model.update(tree_map(lambda weight: weight.astype(self.compute_dtype), parameters))
+            return self.objective(self.model, inputs, targets)
+
+        parameters = self.model.trainable_parameters()
+        loss, gradient = mx.value_and_grad(loss_of)(parameters)
+        self.model.update(parameters)
+        return loss, gradient
+
+    def _apply_gradient(self, gradient: Any, lr: mx.array) -> mx.array:
+        """Clip, decay and update; return the norm of the gradient before clipping."""
+        gradient, norm = optim.clip_grad_norm(gradient, self.spec.clip_norm)
+        parameters = self.model.trainable_parameters()
+        self.model.update(tree_map(lambda weight: decayed(weight, lr * self.spec.weight_decay), parameters))
+        self.optimizer.learning_rate = lr
+        self.optimizer.update(self.model, gradient)
+        return norm
+
+    def warm(self, batches: Sequence[Batch]) -> float:
+        """Take a few real steps so that every kernel is compiled, undo them, and return the seconds of the fastest.
+
+        Weights and optimizer state are as before, so that warming up is neither charged nor free training.
+        """
+        before = tree_map(lambda array: array, self._state)
+        durations = []
+        for index, batch in enumerate(batches):
+            started = time.perf_counter()
+            self.wait(self.step(index, batch, self.spec.lr))
+            durations.append(time.perf_counter() - started)
+        _fill(self._state, before)
+        mx.eval(self._state)
+        return min(durations)
+
+    def wait(self, *results: StepResult) -> None:
+        """Wait until the device has finished these steps and everything before them."""
+        mx.eval([(result.loss_nats, result.grad_norm) for result in results], self._state)
+
+
+def _fill(target: Any, source: Any) -> None:
+    """Put arrays back in place: the compiled functions hold on to these very containers."""
+    for key in target if isinstance(target, dict) else range(len(target)):
+        if isinstance(target[key], mx.array):
+            target[key] = source[key]
+        elif isinstance(target[key], dict | list):
+            _fill(target[key], source[key])
