@@ -1,0 +1,230 @@
+"""A real BLAS under MLX on Linux CPU.
+
+The CPU wheel of MLX brings the reference BLAS, some 60 times slower than a tuned one. MLX looks the product's name up
+in the global symbol scope first, so whatever stands there when MLX is first imported takes its place.
+
+Candidates, in this order: what the process already shows (``LD_PRELOAD``), what ``LMEXP_BLAS`` names, OpenBLAS or MKL
+of the system, the ``mkl`` wheel, and the OpenBLAS that scipy's own wheel carries under prefixed names.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmexp.errors import UserError
+from lmexp.platform import advice, shim
+
+REFERENCE = "reference"
+
+# Threaded builds first: on Fedora the plain name is the serial one.
+_SYSTEM_NAMES = (
+    "libopenblasp.so.0",
+    "libopenblaso.so.0",
+    "libopenblas.so.0",
+    "libopenblas.so",
+    "libmkl_rt.so.3",
+    "libmkl_rt.so.2",
+    "libmkl_rt.so",
+)
+
+
+@dataclass(frozen=True)
+class Blas:
+    """A BLAS loaded into this process, not yet (or already) the one that MLX will find."""
+
+    library: ctypes.CDLL
+    prefix: str  # what stands before each exported name: "" or "scipy_"
+    source: str  # where it came from, for the label
+
+    def address(self, product: str) -> int:
+        """Return where ``cblas_<product>`` lies; AttributeError when the library lacks it."""
+        function = getattr(self.library, f"{self.prefix}cblas_{product}")
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+    @property
+    def label(self) -> str:
+        """Name, version, kind and origin in a few words: ``openblas 0.3.29 (scipy)``."""
+        return f"{_name_and_version(self)} ({self.source})"
+
+
+def preload() -> str:
+    """Put the best BLAS at hand where MLX will find it, and return the label of the one that MLX will use.
+
+    Raises:
+        UserError: when ``LMEXP_BLAS`` names a library that cannot be used.
+        RuntimeError: when MLX is already imported, so that it would keep the BLAS it has.
+    """
+    choice = os.environ.get("LMEXP_BLAS", "")
+    if (present := _already_visible()) is not None:
+        return present.label
+    if choice == "off":
+        return REFERENCE
+    if "mlx.core" in sys.modules:
+        raise RuntimeError(
+            "prepare() must be called before the first import of mlx.core: MLX has bound its BLAS already"
+        )
+    chosen = _named(choice) if choice else next(_candidates(), None)
+    if chosen is None:
+        return _settle_for_reference("no OpenBLAS or MKL was found", advice.install_blas())
+    return _make_visible(chosen)
+
+
+def _make_visible(chosen: Blas) -> str:
+    """Lend the product's names to MLX; without a compiler a library with plain names is made global as a whole."""
+    try:
+        shim.lend({product: chosen.address(product) for product in shim.PRODUCTS})
+    except shim.ShimError as error:
+        if chosen.prefix:
+            return _settle_for_reference(str(error), advice.install_compiler())
+        ctypes.CDLL(chosen.library._name, mode=ctypes.RTLD_GLOBAL)
+    if not _multiplies(Blas(ctypes.CDLL(None), "", "global scope")):
+        raise RuntimeError(f"{chosen.label} was loaded, but the process's cblas_sgemm does not multiply")
+    return chosen.label
+
+
+def _settle_for_reference(why: str, mend: str) -> str:
+    print(
+        f"lmexp: MLX multiplies matrices with its slow reference BLAS, because {why}; to mend it: {mend}",
+        file=sys.stderr,
+    )
+    return REFERENCE
+
+
+def _already_visible() -> Blas | None:
+    """Return the BLAS in the global scope (from ``LD_PRELOAD``, or an embedding program), if there is one."""
+    everything = ctypes.CDLL(None)
+    if not hasattr(everything, "cblas_sgemm"):
+        return None
+    return Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "", "preloaded")
+
+
+def _named(path: str) -> Blas:
+    """Load the library that ``LMEXP_BLAS`` names."""
+    mend = "Give the path of a 32-bit-integer BLAS such as libopenblas.so.0, or LMEXP_BLAS=off for none"
+    try:
+        blas = Blas(ctypes.CDLL(path), "", "LMEXP_BLAS")
+    except OSError as error:
+        raise UserError(f"LMEXP_BLAS={path} cannot be loaded ({error}). {mend}.") from error
+    if not _usable(blas):
+        raise UserError(f"LMEXP_BLAS={path} has no cblas_sgemm, cblas_dgemm and cblas_cgemm that MLX can use. {mend}.")
+    return blas
+
+
+def _candidates() -> Iterator[Blas]:
+    """Yield every usable BLAS, best first, loading each only when it is asked for; serial builds come last."""
+    serial = []
+    for path, prefix, source in _places():
+        try:
+            blas = Blas(ctypes.CDLL(path), prefix, source)
+        except OSError:  # not installed, or made for another machine: the next one, then
+            continue
+        if _usable(blas) and _is_serial(blas):
+            serial.append(blas)
+        elif _usable(blas):
+            yield blas
+    yield from serial
+
+
+def _places() -> Iterator[tuple[str, str, str]]:
+    """Yield (what to load, prefix of its names, origin)."""
+    for name in _SYSTEM_NAMES:
+        yield name, "", "system"
+    for path in _mkl_wheel():
+        yield str(path), "", "mkl wheel"
+    for path in _scipy_wheel():
+        yield str(path), "scipy_", "scipy"
+
+
+def _mkl_wheel() -> list[Path]:
+    """Find the library inside an installed ``mkl`` wheel."""
+    try:
+        files = importlib.metadata.files("mkl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())) for file in files if file.name.startswith("libmkl_rt.so")]
+
+
+def _scipy_wheel() -> list[Path]:
+    """Find scipy's own OpenBLAS with 32-bit integers, without importing scipy (which takes half a second)."""
+    spec = importlib.util.find_spec("scipy")
+    if spec is None or spec.origin is None:
+        return []
+    return sorted((Path(spec.origin).parent.parent / "scipy.libs").glob("libscipy_openblas-*.so"))
+
+
+def _usable(blas: Blas) -> bool:
+    """Tell whether the library has all that MLX needs, takes 32-bit integers, and multiplies."""
+    try:
+        addresses = [blas.address(product) for product in shim.PRODUCTS]
+    except AttributeError:
+        return False
+    return all(addresses) and "USE64BITINT" not in _openblas_config(blas) and _multiplies(blas)
+
+
+def _multiplies(blas: Blas) -> bool:
+    """Multiply [[1, 2, 3], [4, 5, 6]] by [[1, 0], [2, 1], [0, 3]], all exact in float32."""
+    left, right, product = (
+        (ctypes.c_float * 6)(1, 2, 3, 4, 5, 6),
+        (ctypes.c_float * 6)(1, 0, 2, 1, 0, 3),
+        (ctypes.c_float * 4)(),
+    )
+    row_major, plain = 101, 111
+    gemm = getattr(blas.library, f"{blas.prefix}cblas_sgemm")
+    gemm.restype = None
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    gemm(row_major, plain, plain, 2, 2, 3, one, left, 3, right, 2, zero, product, 2)
+    return list(product) == [5, 11, 14, 23]
+
+
+def _name_and_version(blas: Blas) -> str:
+    """Ask the library who it is; one that does not say is called by its file's name."""
+    if config := _openblas_config(blas).split():  # "OpenBLAS 0.3.29 DYNAMIC_ARCH ..."
+        return f"openblas {config[1]}{' serial' if _is_serial(blas) else ''}"
+    if hasattr(blas.library, "MKL_Get_Version"):
+        return f"mkl {_mkl_version(blas.library)}"
+    return Path(_file_of(getattr(blas.library, f"{blas.prefix}cblas_sgemm"))).name
+
+
+def _openblas_config(blas: Blas) -> str:
+    """Return OpenBLAS's description of its own build, "" from any other library."""
+    function = getattr(blas.library, f"{blas.prefix}openblas_get_config", None)
+    if function is None:
+        return ""
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _is_serial(blas: Blas) -> bool:
+    """Tell whether this is an OpenBLAS that was built to use one core."""
+    threads = getattr(blas.library, f"{blas.prefix}openblas_get_parallel", None)
+    return threads is not None and threads() == 0
+
+
+def _mkl_version(library: ctypes.CDLL) -> str:
+    """Read MKLVersion, a struct that begins with the three parts of the version."""
+    parts = (ctypes.c_int * 64)()
+    library.MKL_Get_Version(parts)
+    return ".".join(str(part) for part in parts[:3])
+
+
+class _SymbolInfo(ctypes.Structure):
+    """The Dl_info of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _file_of(function: object) -> str:
+    """Return the file that a loaded function came from."""
+    info = _SymbolInfo()
+    ctypes.CDLL(None).dladdr(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(info))  # type: ignore[arg-type]
+    return os.fsdecode(info.file)
