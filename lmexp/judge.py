@@ -1,7 +1,7 @@
 """The judge: bits per byte on a fixed text. The same code for every arm; no config can tune it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,48 +36,48 @@ class Score:
 class Judge:
     """Scores a model on one text: every token but the first is predicted exactly once.
 
-    The text is cut into consecutive windows of ``context_length`` targets. Weights are used as they are (float32), dropout
-    is off, sums are kept in double precision: the same weights always give the same figure.
+    The text is cut into consecutive windows of ``context_length`` targets. Weights are used as they are (float32),
+    dropout is off, and sums are kept in double precision: the same weights always give the same figure.
 
     Args:
+        model: maps token ids (batch, time) to logits (batch, time, vocabulary).
         tokens: (n_tokens,) token ids of the whole text, at least two.
         byte_lengths: (vocab_size,) UTF-8 bytes that each token stands for.
         context_length: tokens a prediction may look back on.
         compiled: whether the forward pass goes through ``mx.compile``.
     """
 
-    def __init__(self, tokens: np.ndarray, byte_lengths: np.ndarray, context_length: int, compiled: bool):
-        self._inputs, self._targets, self._weights = _windows(np.asarray(tokens), context_length)
+    def __init__(
+        self, model: nn.Module, tokens: np.ndarray, byte_lengths: np.ndarray, context_length: int, compiled: bool
+    ):
+        self._model = model
+        self._windows = _windows(np.asarray(tokens), context_length)
         self._n_tokens = len(tokens) - 1
         self._n_bytes = int(byte_lengths[np.asarray(tokens[1:])].sum())
         self._at_once = max(1, _TOKENS_AT_ONCE // context_length)
-        self._compiled = compiled
-        self._nats_of: dict[int, Callable[..., mx.array]] = {}
+        self._nats_of: Any = (
+            partial(mx.compile, inputs=[model.state])(self._total_nats) if compiled else self._total_nats
+        )
 
-    def __call__(self, model: nn.Module) -> Score:
-        """Score the model. Leaves it in the mode (training or evaluation) that it was in."""
-        was_training = model.training
-        model.eval()
-        nats_of = self._nats_of.setdefault(id(model), self._forward(model))
-        nats = sum(nats_of(*batch).item() for batch in self._batches())
-        model.train(was_training)
+    def __call__(self) -> Score:
+        """Score the model's weights as they are now. Leaves the model in the mode that it was in."""
+        was_training = self._model.training
+        self._model.eval()
+        nats = sum(self._nats_of(*batch).item() for batch in self._batches())
+        self._model.train(was_training)
         return Score(nats, self._n_tokens, self._n_bytes)
 
-    def _batches(self) -> Any:
-        for start in range(0, len(self._inputs), self._at_once):
-            rows = slice(start, start + self._at_once)
-            yield tuple(mx.array(array[rows]) for array in (self._inputs, self._targets, self._weights))
+    def _batches(self) -> Iterator[list[mx.array]]:
+        for start in range(0, len(self._windows[0]), self._at_once):
+            yield [mx.array(array[start : start + self._at_once]) for array in self._windows]
 
-    def _forward(self, model: nn.Module) -> Callable[..., mx.array]:
-        def total_nats(inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-            logits = model(inputs).astype(mx.float32)
-            return (nn.losses.cross_entropy(logits, targets, reduction="none") * weights).sum()
-
-        return partial(mx.compile, inputs=[model.state])(total_nats) if self._compiled else total_nats
+    def _total_nats(self, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+        logits = self._model(inputs).astype(mx.float32)
+        return (nn.losses.cross_entropy(logits, targets, reduction="none") * weights).sum()
 
 
 def _windows(tokens: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return inputs, targets (int32) and weights (float32), each (n_windows, context_length); padding weighs nothing."""
+    """Return inputs, targets and weights, each (n_windows, context_length); padding weighs nothing."""
     n_windows = math.ceil((len(tokens) - 1) / context_length)
     missing = n_windows * context_length - (len(tokens) - 1)
     padded = np.pad(tokens.astype(np.int32), (0, missing))

@@ -39,6 +39,7 @@ RUN_SCHEMA = _schema(
         "run_id": (_TEXT, "name of the run's folder"),
         "status": (_TEXT, "one of " + " ".join(STATUSES)),
         "error": (_TEXT, "sentence"),
+        "warnings": (_TEXT, "sentence"),
         "overrides": (_TEXT, "command-line overrides that the plan does not list, separated by spaces"),
         "plan_sha256": (_TEXT, "hex"),
         "registered": (_TRUTH, "the plan was locked, and the config is the plan's"),

@@ -1,45 +1,12 @@
 """Optimizers, through ``mlx.optimizers``, with one rule of weight decay for all of them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from lmexp.errors import UserError, unknown
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """An optimizer and how its step is made.
-
-    Attributes:
-        name: one of ``adamw``, ``sgd``, ``adafactor``, ``lion``, ``muon``.
-        lr: peak learning rate; the schedule scales it.
-        weight_decay: decoupled decay of matrices, multiplied by the learning rate (Loshchilov and Hutter 2019).
-        clip_norm: largest global norm of the gradient.
-        micro_batches: pieces that a batch is cut into; the memory of a step is that of one piece.
-        options: what only this optimizer has, passed on to ``mlx.optimizers``.
-    """
-
-    name: str
-    lr: float
-    weight_decay: float
-    clip_norm: float
-    micro_batches: int
-    options: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if self.name not in BUILDERS:
-            raise unknown("optimizer.name", self.name, BUILDERS)
-        if not 0 < self.lr < float("inf"):
-            raise UserError(f"optimizer.lr={self.lr:g} must be above 0, for instance optimizer.lr=1e-3.")
-        if not self.weight_decay >= 0:
-            raise UserError(f"optimizer.weight_decay={self.weight_decay:g} must be at least 0; 0 turns it off.")
-        if not self.clip_norm > 0:
-            raise UserError(f"optimizer.clip_norm={self.clip_norm:g} must be above 0; 1.0 is usual, inf turns it off.")
-        if self.micro_batches < 1:
-            raise UserError(f"optimizer.micro_batches={self.micro_batches} must be at least 1: the batch in one piece.")
+from lmexp.errors import UserError
+from lmexp.train.spec import OptimizerSpec
 
 
 class _MuonWithAdam(optim.MultiOptimizer):

@@ -12,24 +12,13 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
-from lmexp.errors import unknown
 from lmexp.streams import stream_seed
-from lmexp.train.optimizer import OptimizerSpec, build_optimizer, decayed
+from lmexp.train.optimizer import build_optimizer, decayed
+from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
 # (model, inputs, targets) -> mean loss in nats per token: what a step lowers.
 Objective = Callable[[nn.Module, mx.array, mx.array], mx.array]
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
-
-
-@dataclass(frozen=True)
-class PrecisionSpec:
-    """``compute`` is the type of activations and products: ``float32`` or ``bfloat16``. Weights are always float32."""
-
-    compute: str
-
-    def __post_init__(self) -> None:
-        if self.compute not in _DTYPES:
-            raise unknown("precision.compute", self.compute, _DTYPES)
 
 
 class Batch(Protocol):
@@ -56,8 +45,8 @@ class Stepper:
     """A model, an optimizer, and the one step that changes them.
 
     A compiled step names all the state it reads or writes: weights, optimizer state, and the random state of dropout,
-    which is seeded anew for every step, so that the masks of step k depend on the seed and on k alone. The learning rate
-    is an argument, so that a new rate neither recompiles nor waits.
+    which is seeded anew for every step, so that the masks of step k depend on the seed and on k alone. The learning
+    rate is an argument, so that a new rate neither recompiles nor waits.
     """
 
     def __init__(

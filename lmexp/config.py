@@ -1,0 +1,203 @@
+"""From a composed Hydra config to one frozen, checked, hashed :class:`RunConfig`, and back from its file."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from lmexp.data.spec import DataSpec
+from lmexp.errors import UserError, unknown
+from lmexp.model.spec import ModelSpec
+from lmexp.plan import Plan, read_plan
+from lmexp.results import CONFIG_FILE, write_text
+from lmexp.train.budget import BudgetSpec
+from lmexp.train.schedule import ScheduleSpec
+from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec
+
+ADHOC = "adhoc"
+
+# The sections of a config that decide a run's result, each checked by the dataclass that owns it.
+SECTIONS: Mapping[str, type] = {
+    "model": ModelSpec,
+    "data": DataSpec,
+    "optimizer": OptimizerSpec,
+    "schedule": ScheduleSpec,
+    "compile": CompileSpec,
+    "precision": PrecisionSpec,
+    "budget": BudgetSpec,
+}
+# Keys that name a cell or a place rather than change what is computed: overriding them is no deviation from a plan.
+NAMING_KEYS = ("experiment", "arm", "seed", "paths.results")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that one run is a function of, and what it is called."""
+
+    experiment: str
+    arm: str
+    seed: int
+    model: ModelSpec
+    data: DataSpec
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec
+    compile: CompileSpec
+    precision: PrecisionSpec
+    budget: BudgetSpec
+    data_fingerprint: str
+    overrides: tuple[str, ...]
+    plan_sha256: str | None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must be a whole number from 0 up, for instance seed=0.")
+        if self.data.batch_size % self.optimizer.micro_batches:
+            raise UserError(
+                f"optimizer.micro_batches={self.optimizer.micro_batches} does not divide "
+                f"data.batch_size={self.data.batch_size}; choose a divisor."
+            )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that decides the result, and of nothing that does not (names, paths, where text lies)."""
+        deciding: dict[str, Any] = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+        deciding["data"].pop("path")
+        deciding |= {"seed": self.seed, "data_fingerprint": self.data_fingerprint}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run's folder: ``ARM-seedK-HASH8``."""
+        return f"{self.arm}-seed{self.seed}-{self.sha256[:8]}"
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether this is a cell of a plan, with nothing changed that the plan does not leave free."""
+        return self.plan_sha256 is not None and not self.overrides
+
+
+@dataclass(frozen=True)
+class FrozenRun:
+    """A config and the folder it writes to: what a process is given to run."""
+
+    config: RunConfig
+    folder: Path
+
+
+def freeze(composed: DictConfig, task_overrides: Sequence[str], model_choice: str) -> FrozenRun:
+    """Check a composed config and freeze it.
+
+    Args:
+        composed: the job's config, without the ``hydra`` node.
+        task_overrides: every override it was composed from, the plan's among them.
+        model_choice: the name chosen for ``model=``; labels a run that belongs to no plan.
+
+    Raises:
+        UserError: a wrong type, a value out of range, an unknown plan or arm, a text that is not there.
+    """
+    plan = None if composed.experiment == ADHOC else read_plan(composed.experiment)
+    sections = {name: _section(name, spec, composed) for name, spec in SECTIONS.items()}
+    from lmexp.data import fingerprint
+
+    config = RunConfig(
+        experiment=composed.experiment,
+        arm=model_choice if plan is None else composed.arm,
+        seed=_seed(composed.seed),
+        data_fingerprint=fingerprint(sections["data"]),
+        overrides=_beyond_plan(plan, composed, task_overrides),
+        plan_sha256=None if plan is None else plan.sha256,
+        **sections,
+    )
+    return FrozenRun(config, Path(composed.paths.results) / config.experiment / config.run_id)
+
+
+def to_mapping(run: FrozenRun) -> dict[str, Any]:
+    """Turn a frozen run into plain values, for its file or for another process."""
+    content = dataclasses.asdict(run.config)
+    return {**content, "overrides": list(run.config.overrides), "sha256": run.config.sha256}
+
+
+def from_mapping(content: Mapping[str, Any], folder: Path) -> FrozenRun:
+    """Turn plain values back into a frozen run, checking every type and range again.
+
+    Raises:
+        UserError: the values were changed since they were frozen.
+    """
+    fields = {key: value for key, value in content.items() if key != "sha256"}
+    sections = {name: _section(name, spec, OmegaConf.create(dict(fields))) for name, spec in SECTIONS.items()}
+    config = RunConfig(**{**fields, "overrides": tuple(fields["overrides"]), **sections})
+    if config.sha256 != content["sha256"]:
+        raise UserError(f"The config in {folder} was edited after it was frozen; compose a new run instead.")
+    return FrozenRun(config, folder)
+
+
+def save(run: FrozenRun) -> None:
+    """Write the frozen config into the run's folder, which must exist."""
+    write_text(run.folder / CONFIG_FILE, yaml.safe_dump(to_mapping(run), sort_keys=False))
+
+
+def load(folder: Path) -> FrozenRun:
+    """Read the frozen config of a run's folder.
+
+    Raises:
+        UserError: there is none, or it was edited since it was frozen.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise UserError(
+            f"{folder} is not a run's folder (it has no {CONFIG_FILE}); `lmexp status NAME` lists the runs."
+        )
+    return from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+
+
+def _beyond_plan(plan: Plan | None, composed: DictConfig, task_overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that change a plan's cell beyond what the plan says or leaves free."""
+    if plan is None:
+        return ()
+    planned = plan.overrides(composed.arm)
+    named = {*NAMING_KEYS, *plan.free}
+    own = [item for item in task_overrides if item not in planned]
+    beyond = [item for item in own if item.partition("=")[0].lstrip("+") not in named]
+    return (*beyond, *([] if composed.seed in plan.seeds else [f"seed={composed.seed}"]))
+
+
+def _seed(value: Any) -> int:
+    if type(value) is not int:
+        raise UserError(f"seed={value} must be a whole number from 0 up; to sweep several, use -m seed=0,1,2.")
+    return value
+
+
+def _section(name: str, spec: type, composed: DictConfig) -> Any:
+    """Build one spec from its section: types checked by OmegaConf, ranges by the spec itself."""
+    schema = OmegaConf.structured(spec)
+    OmegaConf.set_readonly(schema, False)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, composed[name]))
+    except ConfigKeyError as error:
+        key = str(getattr(error, "key", "") or "")
+        raise unknown("key", f"{name}.{key}", [f"{name}.{field.name}" for field in dataclasses.fields(spec)]) from error
+    except MissingMandatoryValue as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{name} misses a value ({words}); see conf/{name}/ for complete examples.") from error
+    except (ValidationError, OmegaConfBaseException) as error:
+        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in dataclasses.fields(spec)}
+        full_key = str(getattr(error, "full_key", "") or "")
+        reason = re.split(r"\n", str(error))[0]
+        raise UserError(f"{name}.{full_key} must be {_in_words(kinds.get(full_key, ''))}: {reason}.") from error
+
+
+def _in_words(kind: str) -> str:
+    """Say a type as a person would."""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    for name, word in words.items():
+        if kind.split(" ")[0] == name:
+            return word + (" or null" if "None" in kind else "")
+    return "of another type"

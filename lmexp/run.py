@@ -1,0 +1,267 @@
+"""One run on one page: build, warm, train, judge, record."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from lmexp import STARTED_AT, platform, results
+from lmexp.config import FrozenRun, RunConfig, save
+from lmexp.data import Batches, Dataset, Split, load_dataset
+from lmexp.errors import UserError
+from lmexp.judge import Judge, Score
+from lmexp.model.initial import initialise
+from lmexp.model.language_model import LanguageModel
+from lmexp.train.budget import Clock
+from lmexp.train.loop import DivergedError, Log, train
+from lmexp.train.spec import CompileSpec
+from lmexp.train.step import Stepper, next_token_loss
+
+CHECKPOINT, BEST, LAST = "checkpoint", "best.safetensors", "last.safetensors"
+_WARM_UP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a run tells while it goes on; None where not known yet."""
+
+    phase: str
+    progress: float = 0.0
+    step: int = 0
+    train_loss_nats: float | None = None
+    tokens_per_second: float | None = None
+    val_bpb: float | None = None
+    seconds_left: float | None = None
+
+
+Observe = Callable[[Observation], None]
+
+
+def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
+    """Carry out one run and write its folder. Whatever happens, its row says so.
+
+    Args:
+        frozen: the config, and a folder that this process has claimed.
+        observe: is told how the run goes.
+
+    Returns:
+        The row of ``run.parquet``; its ``status`` says how the run ended.
+
+    Raises:
+        KeyboardInterrupt, UserError: after the row is written.
+    """
+    folder = frozen.folder
+    results.set_attempt_aside(folder)
+    save(frozen)
+    row = _identity(frozen)
+    log = Log(lambda clock, log: observe(_training(clock, log)))
+    try:
+        with platform.device_lock(on_wait=lambda holder: observe(Observation(f"waiting for {holder}"))):
+            _measure(frozen, row, log, observe)
+        row["status"] = "ok"
+    except BaseException as error:
+        row["status"], row["error"] = _status(error), _sentence(error)
+        results.write_text(folder / results.ERROR_FILE, traceback.format_exc())
+        if isinstance(error, KeyboardInterrupt | UserError):
+            raise
+    finally:
+        results.write_steps(folder, [{"run_id": row["run_id"], **point} for point in log.points])
+        results.write_run(folder, row)
+        results.finish(folder, results.DONE if row["status"] == "ok" else results.FAILED)
+    return row
+
+
+def _measure(frozen: FrozenRun, row: dict[str, Any], log: Log, observe: Observe) -> None:
+    """Do the work. ``row`` is filled as soon as something is known, so that an interrupted run keeps it."""
+    config = frozen.config
+    observe(Observation("probing the machine"))
+    row["probe_before"] = platform.probe()
+
+    observe(Observation("preparing the text"))
+    dataset = load_dataset(config.data)
+    observe(Observation("compiling and warming up"))
+    started = time.perf_counter()
+    model = build_model(config, dataset)
+    row |= {"n_params": model.n_params, "n_params_non_embedding": model.n_params_non_embedding}
+    compiled, row["warnings"] = _what_can_be_compiled(config)
+    stepper = Stepper(model, next_token_loss, config.optimizer, config.precision, compiled.step, config.seed)
+    batches = _batches(config, dataset)
+    step_seconds = stepper.warm([batches[index] for index in range(_WARM_UP_STEPS)])
+    row["compile_seconds"] = time.perf_counter() - started
+
+    evaluate = _Evaluation(
+        make_judge(config, dataset, model, dataset.val, compiled.evaluation),
+        _Checkpoint(frozen.folder, model, dataset),
+    )
+    clock = _clock(config, model)
+    platform.reset_peak_memory()
+    row["time_to_first_step_seconds"] = time.perf_counter() - STARTED_AT
+    clock.start(step_seconds, row["compile_seconds"] if config.budget.charge_compile else 0.0)
+    _check_budget(config, clock, step_seconds)
+    try:
+        train(stepper, batches, clock, lambda done: config.optimizer.lr * config.schedule.rate(done), evaluate, log)
+    finally:
+        row |= _totals(clock, log, evaluate)
+    if evaluate.latest is not None:  # training ended, so the latest score is that of the final weights
+        row |= {"val_loss_nats": evaluate.latest.loss_nats, "val_bpb": evaluate.latest.bits_per_byte}
+
+    observe(Observation("scoring the test text", progress=1.0))
+    evaluate.checkpoint.save(LAST)
+    model.load_weights(str(evaluate.checkpoint.path(BEST)))
+    row["test_bpb"] = make_judge(config, dataset, model, dataset.test, compiled.evaluation)().bits_per_byte
+    row["probe_after"] = platform.probe()
+
+
+def build_model(config: RunConfig, dataset: Dataset) -> LanguageModel:
+    """Build the model for this text and draw its initial weights from the run's seed."""
+    tokenizer = dataset.tokenizer
+    model = LanguageModel(config.model, tokenizer.vocab_size, tokenizer.padded_vocab_size, config.data.context_length)
+    initialise(model, config.seed)
+    return model
+
+
+def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split: Split, compiled: bool) -> Judge:
+    """Make the judge of one split: the same windows and bytes whatever the arm."""
+    return Judge(model, split.tokens, dataset.tokenizer.byte_lengths, config.data.context_length, compiled)
+
+
+def _batches(config: RunConfig, dataset: Dataset) -> Batches:
+    data = config.data
+    return Batches(
+        dataset.train.tokens, dataset.tokenizer.byte_lengths, data.batch_size, data.context_length, config.seed
+    )
+
+
+def _clock(config: RunConfig, model: LanguageModel) -> Clock:
+    tokens_per_step = config.data.batch_size * config.data.context_length
+    return Clock(config.budget, tokens_per_step, model.flops_per_token * tokens_per_step, time.perf_counter)
+
+
+def _check_budget(config: RunConfig, clock: Clock, step_seconds: float) -> None:
+    if not clock.fits_another_step:
+        budget = config.budget
+        raise UserError(
+            f"budget.{budget.unit}={budget.amount:g} does not hold a single step (one takes {step_seconds:.2g} s and "
+            f"{clock.tokens_per_step} tokens here); raise it, or make data.batch_size smaller."
+        )
+
+
+def _what_can_be_compiled(config: RunConfig) -> tuple[CompileSpec, str | None]:
+    """Return what to compile, and a warning when the machine cannot do what the config asks."""
+    wanted = config.compile
+    if not (wanted.step or wanted.evaluation) or mx.default_device() != mx.cpu or platform.has_cpp_compiler():
+        return wanted, None
+    warning = "mx.compile needs a C++ compiler on a CPU and found none: this run is not compiled (see `lmexp doctor`)"
+    print(f"lmexp: {warning}", file=sys.stderr)
+    return CompileSpec(step=False, evaluation=False), warning
+
+
+class _Checkpoint:
+    """The weights of a run on disk, beside the tokenizer that they belong to."""
+
+    def __init__(self, folder: Path, model: LanguageModel, dataset: Dataset):
+        self.folder, self.model = folder / CHECKPOINT, model
+        self.folder.mkdir(exist_ok=True)
+        dataset.tokenizer.save(self.folder)
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def save(self, name: str) -> None:
+        results.write_atomic(self.path(name), lambda path: self.model.save_weights(str(path)))
+
+
+class _Evaluation:
+    """Scores the validation text, and saves the weights whenever they are the best so far."""
+
+    def __init__(self, judge: Judge, checkpoint: _Checkpoint):
+        self.judge, self.checkpoint = judge, checkpoint
+        self.seconds = 0.0
+        self.latest: Score | None = None
+        self.best_bpb = float("inf")
+
+    def __call__(self) -> float:
+        started = time.perf_counter()
+        self.latest = self.judge()
+        bpb = self.latest.bits_per_byte
+        if bpb < self.best_bpb:
+            self.best_bpb = bpb
+            self.checkpoint.save(BEST)
+        self.seconds += time.perf_counter() - started
+        return bpb
+
+
+def _totals(clock: Clock, log: Log, evaluate: _Evaluation) -> dict[str, Any]:
+    """Return what the clock and the log know at the end, or at the point where training broke off."""
+    spent = clock.seconds if clock.seconds > 0 else None
+    return {
+        "train_seconds": clock.seconds,
+        "eval_seconds": evaluate.seconds,
+        "steps": clock.steps,
+        "tokens": clock.tokens,
+        "tokens_per_second": spent and clock.tokens / spent,
+        "steps_per_second": spent and clock.steps / spent,
+        "peak_memory_bytes": platform.peak_memory_bytes(),
+        "train_loss_nats": log.train_loss_nats,
+        "val_bpb_best": log.best and log.best["val_bpb"],
+        "step_at_best": log.best and log.best["step"],
+    }
+
+
+def _identity(frozen: FrozenRun) -> dict[str, Any]:
+    """Return what is known of a run before it starts."""
+    config, facts = frozen.config, platform.facts()
+    return {
+        "experiment": config.experiment,
+        "arm": config.arm,
+        "seed": config.seed,
+        "run_id": config.run_id,
+        "overrides": " ".join(config.overrides) or None,
+        "plan_sha256": config.plan_sha256,
+        "registered": False,  # until plans can be locked, no run can claim to follow one that was
+        "config_sha256": config.sha256,
+        "git_commit": facts.git_commit,
+        "git_dirty": facts.git_dirty,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": facts.host,
+        "device": facts.device,
+        "chip": facts.chip,
+        "mlx_version": facts.mlx_version,
+        "blas": platform.prepare(),
+        "budget_seconds": config.budget.seconds,
+    }
+
+
+def _training(clock: Clock, log: Log) -> Observation:
+    point = log.points[-1] if log.points else {}
+    return Observation(
+        "training",
+        progress=clock.progress,
+        step=clock.steps,
+        train_loss_nats=log.train_loss_nats,
+        tokens_per_second=point.get("tokens_per_second"),
+        val_bpb=log.latest_val_bpb,
+        seconds_left=clock.seconds_left,
+    )
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "interrupted"
+    words = str(error).lower()
+    # MLX reports a failed allocation as a RuntimeError; the words differ by backend.
+    out_of_memory = isinstance(error, MemoryError) or "out of memory" in words or "unable to allocate" in words
+    return "oom" if out_of_memory else "failed"
+
+
+def _sentence(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
