@@ -68,6 +68,19 @@ _REPAIRS: tuple[tuple[str, str], ...] = (
     (r"sha\$l", "shall"),
     (r" (?=[,:;?!](?:\s|$))", ""),
 )
+_MISPRINTED_NAMES = {
+    "First Murder": "First Murderer",
+    "First Serving-Man": "First Serving-man",
+    "GARDENER": "Gardener",
+    "HERNIA": "HERMIA",
+    "KATARINA": "KATHARINA",
+    "NURSE": "Nurse",
+    "POMPHEY": "POMPEY",
+    "Second Gentlemen": "Second Gentleman",
+    "Second murderer": "Second Murderer",
+    "Shepard": "Shepherd",
+    "SU FFOLK": "SUFFOLK",
+}
 _STAGE_DIRECTION = re.compile(
     r"^_*\\?\[[^\]\n]*\]_+"  # an aside whose opening underscore is missing
     r"|_+(?:[^_\n]|\n(?!\s*\n))+_+"  # _..._, over several lines but never over a blank one
@@ -132,8 +145,9 @@ def _plain(line: str) -> str:
 
 
 def _speaker_name(name: str) -> str:
-    """Write joint speakers in words: ``PAGE & SHALLOW`` is ``PAGE and SHALLOW``."""
-    return re.sub(r",? & C$", "", name.replace(":", "").replace("& & C", "& C")).replace(" & ", " and ").strip()
+    """Write joint speakers in words (``PAGE & SHALLOW`` is ``PAGE and SHALLOW``) and mend misprints."""
+    spelled = re.sub(r"(,| &)? & C$", "", name.replace(":", "")).replace(" & ", " and ").strip()
+    return _MISPRINTED_NAMES.get(spelled, spelled)
 
 
 def _distribution() -> importlib.metadata.Distribution:
