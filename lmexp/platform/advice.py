@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+_RELEASE = Path("/etc/os-release")
 # Distribution family -> (how to install, package of a threaded OpenBLAS, package of g++).
 _FAMILIES = {
     "debian": ("apt-get install", "libopenblas0-pthread", "g++"),
@@ -31,11 +32,11 @@ def _command(column: int, otherwise: str) -> str:
     return f"{sudo}{_FAMILIES[family][0]} {_FAMILIES[family][column]}"
 
 
-def _this_distribution(release: Path = Path("/etc/os-release")) -> list[str]:
+def _this_distribution() -> list[str]:
     """Return this distribution's id and those it resembles, nearest first; empty when it does not say."""
-    if not release.is_file():
+    if not _RELEASE.is_file():
         return []
-    lines = (line.partition("=") for line in release.read_text().splitlines())
+    lines = (line.partition("=") for line in _RELEASE.read_text().splitlines())
     fields = {key: value.strip("\"'") for key, _, value in lines}
     # openSUSE calls itself "opensuse-leap" and resembles "suse opensuse"; RHEL and its clones resemble "fedora".
     return [fields.get("ID", ""), *fields.get("ID_LIKE", "").split()]

@@ -1,9 +1,9 @@
 """The C++ compiler behind ``mx.compile`` on CPU, and a kernel cache that cannot be spoiled.
 
 MLX writes each fused kernel as C++, runs ``g++`` (that name, from PATH) and keeps the library in
-``$TMPDIR/mlx/<version>/cpu`` under a name made from its operations alone. In a shared temporary folder that goes wrong in
-three ways: another user's folder cannot be written, another compiler's kernel is taken for ours, and a library that is
-still being written, or whose compiler was killed, is loaded by the next process (for ever, in the second case).
+``$TMPDIR/mlx/<version>/cpu`` under a name made from its operations alone. In a shared temporary folder that goes wrong
+in three ways: another user's folder cannot be written, another compiler's kernel is taken for ours, and a library that
+is still being written, or whose compiler was killed, is loaded by the next process (for ever, in the second case).
 
 So every process gets a temporary folder of its own, filled with links to the finished kernels of earlier ones. When it
 ends, the kernels that it has itself loaded (hence whole) are moved to the store, each by one atomic rename.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+_CONTROL_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 # What decides a result. Rows and reports are written beside the plans, so experiments/ would always look changed.
 _CODE = ("lmexp", "hydra_plugins", "conf")
@@ -67,7 +68,7 @@ def _memory_bytes() -> int:
 def machine_memory_bytes() -> int:
     """Return the machine's memory, or the control group's limit where that is less."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
+    limit = _CONTROL_GROUP_LIMIT
     text = limit.read_text().strip() if limit.is_file() else "max"
     return physical if text == "max" else min(physical, int(text))
 

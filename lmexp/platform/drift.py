@@ -43,11 +43,12 @@ def probe(now: Callable[[], float] = time.perf_counter) -> float:
 
 
 def _rate(work: Iterator[None], now: Callable[[], float]) -> float:
-    """Take units until a second has passed, and at least one."""
-    started, units = now(), 0
-    while (elapsed := now() - started) < _SECONDS or units == 0:
+    """Take whole units until a second has passed."""
+    started, units, elapsed = now(), 0, 0.0
+    while elapsed < _SECONDS:
         next(work)
         units += 1
+        elapsed = now() - started
     return units / elapsed
 
 

@@ -1,0 +1,255 @@
+"""The BLAS under MLX: what is loaded is what is used, and what is used is what the label says."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmexp.platform import advice, blas, shim, start
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="builds a small library with cc")
+pytestmark = pytest.mark.skipif(start.mlx_backend() != "cpu", reason="only MLX's CPU wheel lets its BLAS be replaced")
+
+# A correct, slow BLAS that counts how often it multiplied matrices of the width that the tests use.
+COUNTING = r"""
+int calls = 0;
+void cblas_sgemm(int order, int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda,
+                 const float *b, int ldb, float beta, float *c, int ldc) {
+    calls += k == 7;
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < n; j++) {
+            float sum = 0;
+            for (int l = 0; l < k; l++)
+                sum += (ta == 111 ? a[i * lda + l] : a[l * lda + i]) * (tb == 111 ? b[l * ldb + j] : b[j * ldb + l]);
+            c[i * ldc + j] = alpha * sum + WRONG;
+        }
+}
+void cblas_dgemm(void) {}
+void cblas_cgemm(void) {}
+"""
+# Multiplies (5, 7) by (7, 3) through MLX, and prints the label, the product's first entry and the library's count.
+COUNT = """
+import ctypes
+from lmexp.platform import prepare
+label = prepare()
+import mlx.core as mx
+product = (mx.full((5, 7), 2.0) @ mx.full((7, 3), 3.0)).tolist()
+print(label, product[4][2], ctypes.c_int.in_dll(ctypes.CDLL({path!r}), "calls").value)
+"""
+
+
+def build(folder: Path, name: str, wrong: int = 0) -> Path:
+    path = folder / name
+    command = ["cc", "-shared", "-fPIC", f"-DWRONG={wrong}", "-x", "c", "-", "-o", str(path)]
+    subprocess.run(command, input=COUNTING, text=True, check=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("counting"), "libcounting.so")
+
+
+@needs_compiler
+def test_mlx_multiplies_with_the_library_that_was_named(run_python, counting):
+    done = run_python(COUNT.format(path=str(counting)), LMEXP_BLAS=str(counting))
+    assert done.stdout.split() == ["libcounting.so", "(LMEXP_BLAS)", "42.0", "1"]
+    assert done.stderr == ""
+
+
+@needs_compiler
+def test_off_leaves_mlx_its_own(run_python, counting):
+    done = run_python(COUNT.format(path=str(counting)), LMEXP_BLAS="off")
+    assert done.stdout.split() == ["reference", "42.0", "0"]
+
+
+@needs_compiler
+def test_a_library_preloaded_by_the_user_is_used_and_named_even_when_ours_is_off(run_python, counting):
+    done = run_python(COUNT.format(path=str(counting)), LMEXP_BLAS="off", LD_PRELOAD=str(counting))
+    assert done.stdout.split() == ["libcounting.so", "(preloaded)", "42.0", "1"]
+
+
+@needs_compiler
+def test_without_a_compiler_a_named_library_is_used_whole(run_python, counting, no_tools, tmp_path):
+    done = run_python(COUNT.format(path=str(counting)), LMEXP_BLAS=str(counting), PATH=no_tools)
+    assert done.stdout.split() == ["libcounting.so", "(LMEXP_BLAS)", "42.0", "1"]
+    assert list((tmp_path / "cache" / "blas").iterdir()) == []
+
+
+AGREEMENT = """
+from lmexp.platform import blas, prepare
+blas._SYSTEM_NAMES, blas._mkl_wheel = (), list
+print(prepare())
+import ctypes, numpy as np, mlx.core as mx
+everything = ctypes.CDLL(None)
+assert blas._file_of(everything.cblas_sgemm).startswith({cache!r}), "the global name is the shim's"
+assert not hasattr(everything, "scipy_cblas_sgemm"), "nothing else of the library is lent out"
+assert prepare() == prepare()
+
+draw = np.random.default_rng(0)
+def complex_normal(*shape):
+    return (draw.standard_normal(shape) + 1j * draw.standard_normal(shape)).astype(np.complex64)
+def normal(*shape):
+    return draw.standard_normal(shape).astype(np.float32)
+
+def agree(a, b, multiply=lambda a, b: a @ b, prepare=lambda x: x):
+    ours = np.array(multiply(prepare(mx.array(a)), mx.array(b)))
+    wide = np.complex128 if np.iscomplexobj(a) else np.float64
+    a, b = (np.asarray(x).astype(wide) for x in (prepare(a), b))
+    # A sum of k products in any order errs by at most about k roundings of the sum of their magnitudes; a complex
+    # product is two real ones in each of its two parts: 4 k covers both.
+    bound = 4 * a.shape[-1] * np.finfo(np.float32).eps * (np.abs(a) @ np.abs(b))
+    assert ours.shape == (a @ b).shape and np.all(np.abs(ours - a @ b) <= bound), (a.shape, b.shape)
+
+for m, k, n in ((1, 1, 1), (3, 5, 7), (33, 65, 17), (128, 96, 160), (1, 300, 2), (257, 129, 1)):
+    agree(normal(m, k), normal(k, n))
+    agree(complex_normal(m, k), complex_normal(k, n))
+agree(normal(65, 33), normal(65, 17), prepare=lambda x: x.T)                 # transposed on the left
+agree(normal(33, 65), np.ascontiguousarray(normal(17, 65)).T)                # transposed on the right
+agree(normal(66, 130), normal(65, 17), prepare=lambda x: x[::2, ::2])        # strided
+agree(normal(4, 3, 33, 65), normal(4, 3, 65, 17))                            # batched
+agree(normal(4, 1, 33, 65), normal(3, 65, 17))                               # broadcast
+agree(complex_normal(2, 65, 33), complex_normal(2, 65, 17), prepare=lambda x: x.swapaxes(-1, -2))
+c = normal(33, 17)
+a, b = normal(33, 65), normal(65, 17)
+ours = np.array(mx.addmm(mx.array(c), mx.array(a), mx.array(b), alpha=0.5, beta=2.0))
+assert np.allclose(ours, 2 * c + 0.5 * (a @ b), atol=1e-4)                   # entries near 8, 65 roundings of 1e-7 each
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not blas._scipy_wheel(), reason="this scipy carries no OpenBLAS")
+def test_products_through_scipys_blas_are_right_and_nothing_else_is_lent_out(run_python, tmp_path):
+    done = run_python(AGREEMENT.format(cache=str(tmp_path / "cache")))
+    library = ctypes.CDLL(str(blas._scipy_wheel()[0]))
+    library.scipy_openblas_get_config.restype = ctypes.c_char_p
+    version = library.scipy_openblas_get_config().decode().split()[1]
+    assert done.stdout.strip() == f"openblas {version} (scipy)"
+    assert done.stderr == ""
+
+
+SCIPY_ONLY = """
+from lmexp.platform import blas, prepare
+blas._SYSTEM_NAMES, blas._mkl_wheel = (), list
+print(prepare())
+import mlx.core as mx
+assert (mx.ones((5, 7)) @ mx.ones((7, 3))).sum().item() == 105
+"""
+
+
+def test_without_a_compiler_one_sentence_says_what_to_type(run_python, no_tools):
+    done = run_python(SCIPY_ONLY, PATH=no_tools)
+    assert done.stdout.strip() == "reference"
+    assert done.stderr.count("\n") == 1
+    assert "no C compiler was found" in done.stderr
+    assert advice.install_compiler() in done.stderr
+
+
+@needs_compiler
+def test_a_shim_once_built_needs_no_compiler(run_python, no_tools):
+    first = run_python(SCIPY_ONLY)
+    assert run_python(SCIPY_ONLY, PATH=no_tools).stdout == first.stdout
+    assert first.stdout.startswith("openblas ")
+
+
+def test_with_no_blas_at_all_one_sentence_says_what_to_type(run_python):
+    done = run_python("from lmexp.platform import blas, prepare; blas._places = lambda: iter(()); print(prepare())")
+    assert done.stdout.strip() == "reference"
+    assert done.stderr.count("\n") == 1
+    assert advice.install_blas() in done.stderr
+
+
+@pytest.mark.parametrize("choice", ["/nowhere/libopenblas.so", "libm.so.6"])
+def test_a_named_library_that_cannot_serve_is_refused(run_python, choice):
+    done = run_python("from lmexp.platform import prepare; prepare()", check=False, LMEXP_BLAS=choice)
+    assert f"UserError: LMEXP_BLAS={choice} " in done.stderr
+
+
+@needs_compiler
+def test_a_library_that_multiplies_wrongly_is_refused(run_python, tmp_path):
+    wrong = build(tmp_path, "libwrong.so", wrong=1)
+    done = run_python("from lmexp.platform import prepare; prepare()", check=False, LMEXP_BLAS=str(wrong))
+    assert "UserError" in done.stderr
+
+
+def test_too_late_is_an_error_unless_nothing_would_be_loaded(run_python):
+    code = "import mlx.core; from lmexp.platform import prepare; print(prepare())"
+    assert "RuntimeError: prepare() must be called before" in run_python(code, check=False).stderr
+    assert run_python(code, LMEXP_BLAS="off").stdout.strip() == "reference"
+
+
+def test_threaded_libraries_come_before_serial_ones(monkeypatch):
+    monkeypatch.setattr(blas, "_places", lambda: iter([("serial", "", ""), ("threaded", "", "")]))
+    monkeypatch.setattr(blas.ctypes, "CDLL", lambda name: name)
+    monkeypatch.setattr(blas, "_usable", lambda candidate: True)
+    monkeypatch.setattr(blas, "_is_serial", lambda candidate: candidate.library == "serial")
+    assert [candidate.library for candidate in blas._candidates()] == ["threaded", "serial"]
+
+
+# ---- the shim is whole or absent
+
+
+def fake_compiler(folder: Path, script: str) -> str:
+    compiler = folder / "cc"
+    compiler.write_text(f"#!/bin/sh\nfor output; do :; done\n{script}\n")  # the last argument is the output
+    compiler.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["printf half > $output; echo no space >&2; exit 1", "printf half > $output; kill -9 $PPID"],
+    ids=["fails", "kills us"],
+)
+def test_a_half_built_shim_is_never_cached(run_python, no_tools, tmp_path, script):
+    done = run_python(SCIPY_ONLY, check=False, PATH=fake_compiler(Path(no_tools), script))
+    assert not list((tmp_path / "cache" / "blas").glob("*.so"))
+    if done.returncode == 0:
+        assert done.stdout.strip() == "reference"
+        assert "cc failed: no space" in done.stderr
+
+
+@needs_compiler
+def test_a_damaged_shim_is_built_again(run_python, monkeypatch):
+    shim.shim_path().write_bytes(b"\x7fELF and nothing more")
+    assert run_python(SCIPY_ONLY).stdout.startswith("openblas ")
+
+
+@needs_compiler
+def test_processes_that_build_at_once_all_succeed(environment, tmp_path):
+    command = [sys.executable, "-c", SCIPY_ONLY]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    labels = {process.communicate()[0] for process in started}
+    assert len(labels) == 1
+    assert labels.pop().startswith("openblas ")
+    assert [file.suffix for file in (tmp_path / "cache" / "blas").iterdir()] == [".so"]
+
+
+def test_an_unwritable_cache_is_one_warning_each_for_blas_and_kernels(run_python, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    done = run_python(SCIPY_ONLY, LMEXP_CACHE=str(blocked / "cache"))
+    assert done.stdout.strip() == "reference"
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.count("LMEXP_CACHE") == 2
+
+
+def test_advice_fits_the_distribution(tmp_path, monkeypatch):
+    release = tmp_path / "os-release"
+    expected = {
+        "ID=debian": "apt-get",
+        'ID=linuxmint\nID_LIKE="ubuntu debian"': "apt-get",
+        'ID="rocky"\nID_LIKE="rhel centos fedora"': "dnf",
+        'ID="opensuse-leap"\nID_LIKE="suse opensuse"': "zypper",
+        "ID=nixos": "package manager",
+    }
+    for text, tool in expected.items():
+        release.write_text(text)
+        monkeypatch.setattr(advice, "_RELEASE", release)
+        assert tool in advice.install_blas()
+    monkeypatch.setattr(advice, "_RELEASE", tmp_path / "absent")
+    assert "package manager" in advice.install_compiler()
