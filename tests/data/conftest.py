@@ -3,8 +3,12 @@
 import socket
 
 import pytest
+from hypothesis import settings
 
 from lmexp.data import plays
+
+settings.register_profile("leaves_nothing_behind", database=None)  # the default writes a folder .hypothesis
+settings.load_profile("leaves_nothing_behind")
 
 
 @pytest.fixture(autouse=True)

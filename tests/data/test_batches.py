@@ -112,7 +112,7 @@ def test_a_negative_step_is_refused():
 
 
 def test_building_a_batch_takes_well_under_a_millisecond():
-    """About 0.05 ms on a quiet core; the best of 50 is asked to stay under 1 ms, which a loop over windows would not."""
+    """About 0.05 ms on a quiet core; the best of 50 must stay under 1 ms even on a busy one."""
     tokens = np.random.default_rng(0).integers(0, 2048, 1_500_000).astype(np.uint16)
     large = Batches(tokens, np.ones(2048, np.int32), 64, 256, seed=0)
     large[0]  # draws the epoch's order

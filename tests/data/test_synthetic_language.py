@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import math
 from collections import Counter
 
@@ -21,7 +22,7 @@ def bits_per_word(language: MarkovLanguage, text: str) -> np.ndarray:
     breaks = [place == len(line) - 1 for line in lines for place in range(len(line))]
     chain = [
         language.probabilities[before][language.successors[before].index(word)]
-        for before, word in zip(words, words[1:], strict=False)
+        for before, word in itertools.pairwise(words)
     ]
     separator = [language.line_break_probability if b else 1 - language.line_break_probability for b in breaks[1:]]
     return -np.log2(chain) - np.log2(separator)
@@ -47,7 +48,7 @@ def test_the_stationary_distribution_is_where_the_chain_goes():
 
 
 def test_an_exact_model_pays_the_entropy_rate():
-    """Mean over 60 blocks, within four standard errors: a right rate fails once in 16,000 seeds, and this one is fixed."""
+    """Mean over 60 blocks, within four standard errors: a right rate fails once in 16,000 seeds; this one is fixed."""
     language = default_language()
     text = language.sample(2_000_000, seed=11)
     bits = bits_per_word(language, text)
@@ -62,10 +63,10 @@ def test_a_model_that_counts_comes_close_to_the_floor_and_not_below():
     """Word pairs counted on 2 MB: the excess of a count model is about parameters / (2 N ln 2) bits, here under 1%."""
     language = default_language()
     train, val = (words_of(language.sample(size, seed)) for size, seed in ((2_000_000, 0), (200_000, 1)))
-    pairs, singles = Counter(zip(train, train[1:], strict=False)), Counter(train[:-1])
+    pairs, singles = Counter(itertools.pairwise(train)), Counter(train[:-1])
     chain = [
         -math.log2((pairs[pair] + 0.01) / (singles[pair[0]] + 0.01 * len(language.words)))
-        for pair in zip(val, val[1:], strict=False)
+        for pair in itertools.pairwise(val)
     ]
     p = language.line_break_probability
     separator_bits = -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
@@ -92,7 +93,9 @@ def test_words_are_distinct_and_all_are_reached():
 def test_the_text_is_the_same_on_every_machine_and_version():
     """If this fails, raise synthetic.VERSION: results on the old text must not be compared with the new."""
     text = default_language().sample(100_000, seed=0)
-    assert hashlib.sha256(text.encode()).hexdigest() == "32196d842c00eb8a9dc3e3dbbb4fbd49c2a3fcc7230a9963de15a43b665ac117"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "32196d842c00eb8a9dc3e3dbbb4fbd49c2a3fcc7230a9963de15a43b665ac117"
+    )
     assert default_language().entropy_bits_per_byte() == pytest.approx(0.5868418870283583, abs=1e-12)
 
 

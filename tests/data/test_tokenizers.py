@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -40,7 +41,9 @@ TOKENIZERS = {
     "bpe": train_bpe(TRAINING_TEXT, 330),
     "gpt2": load_gpt2(stub_gpt2),
 }
-TEXTS = st.one_of(st.text(), st.text(alphabet="eth '\n,.?éü東 4\r\t"), st.sampled_from(["<|endoftext|>", "\ufeff", "\x00"]))
+TEXTS = st.one_of(
+    st.text(), st.text(alphabet="eth '\n,.?éü東 4\r\t"), st.sampled_from(["<|endoftext|>", "\ufeff", "\x00"])
+)
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -105,7 +108,7 @@ def reference_merge(piece: bytes, ranks: dict[bytes, int]) -> list[int]:
     """Byte-pair encoding as one would say it: merge the neighbours whose union has the lowest rank, until none has."""
     parts = [bytes([byte]) for byte in piece]
     while True:
-        pairs = [(ranks[a + b], place) for place, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in ranks]
+        pairs = [(ranks[a + b], place) for place, (a, b) in enumerate(itertools.pairwise(parts)) if a + b in ranks]
         if not pairs:
             return [ranks[part] for part in parts]
         _, place = min(pairs)
