@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmexp.errors import UserError
 from lmexp.platform import advice, blas, shim, start
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="builds a small library with cc")
@@ -42,10 +43,17 @@ print(label, product[4][2], ctypes.c_int.in_dll(ctypes.CDLL({path!r}), "calls").
 """
 
 
-def build(folder: Path, name: str, wrong: int = 0) -> Path:
+# What OpenBLAS says of itself: built for one core.
+OPENBLAS = r"""
+const char *openblas_get_config(void) { return "OpenBLAS 1.2.3 " BUILD " Haswell"; }
+int openblas_get_parallel(void) { return 0; }
+"""
+
+
+def build(folder: Path, name: str, wrong: int = 0, more: str = "") -> Path:
     path = folder / name
     command = ["cc", "-shared", "-fPIC", f"-DWRONG={wrong}", "-x", "c", "-", "-o", str(path)]
-    subprocess.run(command, input=COUNTING, text=True, check=True)
+    subprocess.run(command, input=COUNTING + more, text=True, check=True)
     return path
 
 
@@ -174,6 +182,15 @@ def test_a_library_that_multiplies_wrongly_is_refused(run_python, tmp_path):
     wrong = build(tmp_path, "libwrong.so", wrong=1)
     done = run_python("from lmexp.platform import prepare; prepare()", check=False, LMEXP_BLAS=str(wrong))
     assert "UserError" in done.stderr
+
+
+@needs_compiler
+def test_an_openblas_with_wide_integers_is_refused_and_a_serial_one_is_called_so(tmp_path):
+    narrow = build(tmp_path, "libnarrow.so", more=OPENBLAS.replace("BUILD", '"NO_AFFINITY"'))
+    wide = build(tmp_path, "libwide.so", more=OPENBLAS.replace("BUILD", '"USE64BITINT"'))
+    assert blas._named(str(narrow)).label == "openblas 1.2.3 serial (LMEXP_BLAS)"
+    with pytest.raises(UserError, match="has no"):
+        blas._named(str(wide))
 
 
 def test_too_late_is_an_error_unless_nothing_would_be_loaded(run_python):
