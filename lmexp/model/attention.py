@@ -1,0 +1,48 @@
+"""Causal self-attention. MHA is GQA with as many key and value heads as query heads, so one class is both."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lmexp.model.cache import KeyValueCache
+from lmexp.model.position import rotate
+from lmexp.model.spec import ModelSpec
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023): each key and value head serves n_heads / kv_heads query heads."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        kv_width = spec.kv_heads * spec.head_dim
+        self.spec = spec
+        self.query = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        self.key = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
+        self.value = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
+        self.output = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+
+    def __call__(self, x: mx.array, cache: KeyValueCache | None) -> mx.array:
+        """Attend to this token and those before it; ``x`` and the result: (batch, time, d_model)."""
+        offset = 0 if cache is None else cache.offset
+        queries = self._heads(self.query(x), self.spec.n_heads)
+        keys = self._heads(self.key(x), self.spec.kv_heads)
+        values = self._heads(self.value(x), self.spec.kv_heads)
+        if self.spec.position == "rope":
+            queries, keys = rotate(queries, self.spec, offset), rotate(keys, self.spec, offset)
+        if cache is not None:
+            keys, values = cache.update(keys, values)
+        return self.output(self._attend(queries, keys, values))
+
+    def _heads(self, x: mx.array, n_heads: int) -> mx.array:
+        batch, time, _ = x.shape
+        return x.reshape(batch, time, n_heads, self.spec.head_dim).transpose(0, 2, 1, 3)
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Mix the values: (batch, heads, time, head_dim) each, in; (batch, time, d_model) out.
+
+        The softmax is float32 whatever the dtype. "causal" aligns the last query with the last key, so it also holds
+        for a chunk that follows cached tokens; a single query may see every key and needs no mask.
+        """
+        batch, _, time, head_dim = queries.shape
+        mask = "causal" if time > 1 else None
+        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=head_dim**-0.5, mask=mask)
+        return mixed.transpose(0, 2, 1, 3).reshape(batch, time, -1)

@@ -1,0 +1,64 @@
+"""How a model knows the order of its tokens: added to the embedding, or rotating queries and keys."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lmexp.model.spec import INITIAL_DEVIATION, ModelSpec
+
+_WAVELENGTH_BASE = 10_000.0  # of the sinusoids; Vaswani et al. 2017, section 3.5
+
+
+class SinusoidalPosition(nn.Module):
+    """Fixed sines and cosines, added to the embedding (Vaswani et al. 2017, section 3.5; sines first, then cosines).
+
+    Their root mean square is that of a fresh embedding, so that neither drowns the other, and sinusoidal and learned
+    positions start at the same size. At amplitude 1 the positions drown the tokens: a 4-layer, 128-wide model was still
+    at the unigram loss (3.34 nats) after 300 steps on tiny Shakespeare, with the paper's sqrt(d_model) on the embedding
+    it reached 2.50, as here 2.40 (learned positions: 2.42).
+    """
+
+    def __init__(self, context_length: int, d_model: int):
+        super().__init__()
+        # A sine's root mean square is 1 / sqrt(2). The underscore keeps the table out of the parameters.
+        self._table = math.sqrt(2) * INITIAL_DEVIATION * sinusoids(context_length, d_model)
+
+    def __call__(self, embedded: mx.array, offset: int) -> mx.array:
+        """Add the rows from ``offset`` on; ``embedded``: (batch, time, d_model), whose dtype is kept."""
+        rows = self._table[offset : offset + embedded.shape[1]]
+        return embedded + rows.astype(embedded.dtype)
+
+
+class LearnedPosition(nn.Module):
+    """One trained vector per position, added to the embedding."""
+
+    def __init__(self, context_length: int, d_model: int):
+        super().__init__()
+        self.weight = mx.zeros((context_length, d_model))
+
+    def __call__(self, embedded: mx.array, offset: int) -> mx.array:
+        """Add the rows from ``offset`` on; ``embedded``: (batch, time, d_model)."""
+        return embedded + self.weight[offset : offset + embedded.shape[1]]
+
+
+def sinusoids(context_length: int, d_model: int) -> mx.array:
+    """Return the (context_length, d_model) float32 table: sines in the left half, cosines in the right."""
+    exponents = mx.arange(0, d_model, 2) / d_model
+    frequencies = mx.exp(-math.log(_WAVELENGTH_BASE) * exponents)
+    angles = mx.arange(context_length)[:, None] * frequencies
+    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+
+
+def rotate(heads: mx.array, spec: ModelSpec, offset: int) -> mx.array:
+    """Rotate queries or keys by their positions from ``offset`` on (RoPE; Su et al. 2021).
+
+    Pairs are (i, i + head_dim / 2), as in LLaMA's published weights: a fixed permutation of the paper's pairs.
+
+    Args:
+        heads: (batch, heads, time, head_dim).
+        spec: gives ``rope_base``.
+        offset: position of the first of the ``time`` tokens.
+    """
+    width = heads.shape[-1]
+    return mx.fast.rope(heads, width, traditional=False, base=spec.rope_base, scale=1.0, offset=offset)

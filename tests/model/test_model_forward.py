@@ -1,0 +1,233 @@
+"""Laws of the forward and backward pass, on tiny models with a size of its own on every axis."""
+
+import shutil
+from dataclasses import replace
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from numpy_model import (
+    BATCH,
+    CONTEXT,
+    EVERY_CHOICE,
+    GPT,
+    LLAMA,
+    PADDED,
+    POSITIONS_AND_HEADS,
+    TIME,
+    VOCAB,
+    logits_of,
+    make_model,
+    mean_loss,
+    name_of,
+    parameters_of,
+    some_tokens,
+)
+
+# A logit is a sum of a few hundred float32 terms of order 1: rounding 6e-8 each, amplified by norms and layers.
+FLOAT32 = 2e-4
+both_families = pytest.mark.parametrize("spec", [GPT, LLAMA], ids=["gpt", "llama"])
+
+
+def loss_of(model, tokens, targets):
+    logits = model(tokens).astype(mx.float32)
+    return nn.losses.cross_entropy(logits, targets, reduction="mean")
+
+
+@pytest.mark.parametrize("spec", EVERY_CHOICE, ids=name_of)
+def test_logits_are_those_of_an_independent_float64_model(spec):
+    model, tokens = make_model(spec), some_tokens()
+    logits = np.array(model(mx.array(tokens)))
+    expected = logits_of(parameters_of(model), spec, tokens)
+    assert logits.shape == (BATCH, TIME, PADDED)
+    np.testing.assert_allclose(logits[..., :VOCAB], expected[..., :VOCAB], atol=FLOAT32, rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("spec", [*EVERY_CHOICE[::5], GPT, LLAMA], ids=name_of)
+def test_gradient_is_the_finite_difference_of_the_float64_model(spec):
+    """One random direction per parameter, so that a parameter without its gradient cannot hide behind the others.
+
+    Central differences in float64 are exact to about 1e-8; what remains is the float32 gradient's own rounding.
+    """
+    model, tokens, targets = make_model(spec), some_tokens(0, 4, 2), some_tokens(1, 4, 2)
+    gradients = nn.value_and_grad(model, loss_of)(model, mx.array(tokens), mx.array(targets))[1]
+    parameters, generator = parameters_of(model), np.random.default_rng(2)
+    for path, gradient in tree_flatten(gradients):
+        direction = generator.normal(size=gradient.shape)
+        loss = {}
+        for sign in (-1, 1):
+            moved = parameters | {path: parameters[path] + sign * 1e-5 * direction}
+            loss[sign] = mean_loss(logits_of(moved, spec, tokens), targets)
+        slope = (loss[1] - loss[-1]) / 2e-5
+        scale = float(np.linalg.norm(np.array(gradient))) + 1e-3
+        assert abs(np.sum(np.array(gradient) * direction) - slope) < 1e-3 * scale, path
+
+
+@pytest.mark.parametrize("spec", [*POSITIONS_AND_HEADS, LLAMA], ids=name_of)
+def test_the_future_cannot_change_the_past(spec):
+    model, tokens = make_model(spec), some_tokens()
+    before = np.array(model(mx.array(tokens)))
+    for t in range(1, TIME):
+        changed = tokens.copy()
+        changed[:, t:] = (changed[:, t:] + 1) % VOCAB
+        after = np.array(model(mx.array(changed)))
+        # The same kernels on the same shapes: masked scores weigh exactly 0, so the past is equal to the last bit.
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        assert np.abs(after[:, t] - before[:, t]).max(axis=-1).min() > 0.01
+
+
+@pytest.mark.parametrize("spec", POSITIONS_AND_HEADS, ids=name_of)
+def test_positions_tell_order_apart(spec):
+    """Swapping two tokens of the past changes the prediction; without positions attention could not see it."""
+    model = make_model(replace(spec, n_layers=1))
+    tokens = np.array([[3, 8, 5, 11]], dtype=np.int32)
+    swapped = np.array([[8, 3, 5, 11]], dtype=np.int32)
+    last, last_swapped = (np.array(model(mx.array(t)))[0, -1, :VOCAB] for t in (tokens, swapped))
+    assert np.abs(last - last_swapped).max() > 1e-3  # five times the rounding above
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "learned", "rope"])
+def test_grouped_heads_equal_full_heads_with_repeated_weights(position):
+    grouped_spec = replace(GPT, n_kv_heads=3, position=position)
+    grouped, full = make_model(grouped_spec), make_model(replace(grouped_spec, n_kv_heads=None))
+    weights = dict(tree_flatten(grouped.parameters()))
+    for path in weights:
+        if ".key." in path or ".value." in path:
+            per_head = weights[path].reshape(3, GPT.head_dim, *weights[path].shape[1:])
+            weights[path] = mx.repeat(per_head, 2, axis=0).flatten(0, 1)
+    full.load_weights(list(weights.items()))
+    tokens = mx.array(some_tokens())
+    np.testing.assert_allclose(full(tokens)[..., :VOCAB], grouped(tokens)[..., :VOCAB], atol=FLOAT32)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and not mx.metal.is_available(), reason="MLX compiles with g++ here")
+@both_families
+def test_compiled_equals_uncompiled(spec):
+    model, tokens, targets = make_model(spec), mx.array(some_tokens(0)), mx.array(some_tokens(1))
+    step = nn.value_and_grad(model, loss_of)
+    compiled = mx.compile(lambda tokens, targets: step(model, tokens, targets), inputs=[model.state])
+    (loss, gradients), (compiled_loss, compiled_gradients) = step(model, tokens, targets), compiled(tokens, targets)
+    # Fusing changes the order of a few roundings, nothing else.
+    assert compiled_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for (path, one), (_, other) in zip(tree_flatten(gradients), tree_flatten(compiled_gradients), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-3, err_msg=path)
+
+
+def test_dropout_is_off_in_evaluation_and_on_in_training():
+    model, tokens = make_model(replace(GPT, dropout=0.3)), mx.array(some_tokens())
+    without = make_model(GPT)(tokens)
+    assert mx.array_equal(model(tokens), without)
+    assert mx.array_equal(model(tokens), model(tokens))
+    model.train()
+    assert not mx.array_equal(model(tokens), model(tokens))
+    model.eval()
+    assert mx.array_equal(model(tokens), without)
+
+
+def test_dropout_acts_after_the_embedding_and_on_both_branches():
+    """With dropout near 1 every branch is silent: the logits are those of a zero residual stream."""
+    model = make_model(replace(GPT, dropout=1 - 1e-7, position="rope"))
+    model.train()
+    silent = model.logits(model.final_norm(mx.zeros((1, 1, GPT.d_model))))
+    tokens = mx.array(some_tokens())
+    np.testing.assert_allclose(model(tokens), mx.broadcast_to(silent, (BATCH, TIME, PADDED)), atol=FLOAT32)
+
+
+def test_dropout_follows_the_random_state():
+    model, tokens = make_model(replace(GPT, dropout=0.3)), mx.array(some_tokens())
+    model.train()
+    results = []
+    for seed in (1, 1, 2):
+        mx.random.seed(seed)
+        results.append(model(tokens))
+    assert mx.array_equal(results[0], results[1])
+    assert not mx.array_equal(results[0], results[2])
+
+
+def test_dropout_keeps_the_mean():
+    """Kept values grow by 1 / (1 - dropout): the mean of 4,000 draws is the plain value within five standard errors."""
+    model = make_model(replace(LLAMA, dropout=0.3))
+    dropped = model.dropout(mx.ones((4000, GPT.d_model)))
+    model.train()
+    dropped = np.array(model.dropout(mx.ones((4000, GPT.d_model))))
+    standard_error = np.sqrt(0.3 / 0.7 / dropped.size)
+    assert abs(dropped.mean() - 1) < 5 * standard_error
+
+
+@both_families
+def test_padding_is_masked_in_every_dtype(spec):
+    for dtype in (mx.float32, mx.bfloat16):
+        model = make_model(spec)
+        model.set_dtype(dtype)
+        logits = model(mx.array(some_tokens())).astype(mx.float32)
+        assert mx.all(mx.isfinite(logits))
+        assert mx.max(logits[..., VOCAB:]).item() < -9e8
+        assert mx.max(mx.softmax(logits, axis=-1)[..., VOCAB:]).item() == 0
+
+
+@both_families
+def test_padding_changes_no_loss_and_gets_no_gradient(spec):
+    padded, exact = make_model(spec), make_model(spec, padded=VOCAB)
+    weights = dict(tree_flatten(padded.parameters()))
+    weights["embedding.weight"] = weights["embedding.weight"][:VOCAB]
+    exact.load_weights(list(weights.items()))
+    tokens, targets = mx.array(some_tokens(0)), mx.array(some_tokens(1))
+    loss, gradients = nn.value_and_grad(padded, loss_of)(padded, tokens, targets)
+    # The same sum with exact zeros added, though a product of another shape may add up in another order.
+    assert loss.item() == pytest.approx(loss_of(exact, tokens, targets).item(), rel=1e-6)
+    assert mx.all(gradients["embedding"]["weight"][VOCAB:] == 0)
+    assert mx.any(gradients["embedding"]["weight"][:VOCAB] != 0)
+
+
+@pytest.mark.parametrize("spec", [*EVERY_CHOICE[::7], GPT, LLAMA], ids=name_of)
+def test_bfloat16_parameters_compute_in_bfloat16(spec):
+    model, tokens, targets = make_model(spec), mx.array(some_tokens(0)), mx.array(some_tokens(1))
+    loss = loss_of(model, tokens, targets).item()
+    model.set_dtype(mx.bfloat16)
+    caches = model.make_caches()
+    assert model(tokens).dtype == mx.bfloat16
+    assert model(tokens, caches).dtype == mx.bfloat16
+    assert all(array.dtype == mx.bfloat16 for cache in caches for array in cache.arrays())
+    rounded, gradients = nn.value_and_grad(model, loss_of)(model, tokens, targets)
+    assert all(gradient.dtype == mx.bfloat16 for _, gradient in tree_flatten(gradients))
+    # Logits of order 1 to 3 carry 8 bits (0.004 relative) through some ten roundings: 0.03 each; the loss is a mean.
+    assert rounded.item() == pytest.approx(loss, abs=0.03)
+
+
+@both_families
+def test_bfloat16_sums_over_a_long_text_stay_exact(spec):
+    """600 equal scores: a softmax that adds in bfloat16 stops at 256 and more than doubles every weight."""
+    model = make_model(replace(spec, n_layers=1), context=600)
+    model.layers[0].attention.query = tree_zero(model.layers[0].attention.query)
+    tokens = mx.array(some_tokens(0, 600))
+    expected = np.array(model(tokens))[..., :VOCAB]
+    model.set_dtype(mx.bfloat16)
+    logits = np.array(model(tokens).astype(mx.float32))[..., :VOCAB]
+    # Eight bits on logits of order 1; a doubled attention would move them by order 1.
+    assert np.abs(logits - expected).mean() < 0.03
+    assert np.abs(logits - expected).max() < 0.3
+
+
+def tree_zero(module):
+    module.update(tree_map(mx.zeros_like, module.parameters()))
+    return module
+
+
+def test_bfloat16_embedding_gradient_adds_up_every_use():
+    """One token 1,000 times over: a bfloat16 running sum of equal terms stops growing at 256 of them."""
+    model = make_model(replace(GPT, tie_embeddings=False, n_layers=1, position="rope"), context=1000)
+    tokens = mx.full((1, 1000), 4, dtype=mx.int32)
+    gradient_of = nn.value_and_grad(model, loss_of)
+    expected = np.array(gradient_of(model, tokens, tokens)[1]["embedding"]["weight"][4])
+    model.set_dtype(mx.bfloat16)
+    gradient = np.array(gradient_of(model, tokens, tokens)[1]["embedding"]["weight"][4].astype(mx.float32))
+    # Every term carries the same relative error of a few bfloat16 roundings (0.004 each).
+    assert np.linalg.norm(gradient - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_more_tokens_than_the_context_are_refused():
+    model = make_model(GPT)
+    with pytest.raises(ValueError, match=f"{CONTEXT + 1} tokens after 0 exceed a context of {CONTEXT}"):
+        model(mx.array(some_tokens(0, CONTEXT + 1)))
