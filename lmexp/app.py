@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lmexp import platform
 from lmexp.compose import CONFIG_NAME, plain_errors, single_overrides
@@ -65,7 +65,7 @@ def _job(composed: DictConfig) -> None:
 
 def _run_here(composed: DictConfig) -> int:
     context = HydraConfig.get()
-    frozen = freeze(composed, OmegaConf.to_container(context.overrides.task), context.runtime.choices.model)
+    frozen = freeze(composed, list(context.overrides.task), str(context.runtime.choices["model"]))
     platform.prepare()  # before MLX is imported, which happens just below
     from lmexp.single import run_with_summary
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lmexp.config import FrozenRun, freeze
+from lmexp.config import ADHOC, FrozenRun, freeze
 from lmexp.errors import UserError, unknown
 from lmexp.folders import installed_folder
 from lmexp.plan import Plan, read_plan
@@ -38,7 +38,7 @@ def single_overrides(user: Sequence[str]) -> list[str]:
         UserError: an unknown plan or arm, or a plan of several arms and no ``arm=``.
     """
     name = value_of("experiment", user)
-    if name is None or name == "adhoc":
+    if name is None or name == ADHOC:
         return list(user)
     plan = read_plan(name)
     arm = value_of("arm", user) or (next(iter(plan.arms)) if len(plan.arms) == 1 else None)

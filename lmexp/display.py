@@ -78,21 +78,19 @@ def facts_of(observation: dict[str, Any]) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def cells_table(title: str, runs: Sequence[FrozenRun], labels: Sequence[str]) -> Table:
-    """Return a table of arms by seeds: each cell's score, or its state."""
+def cells_table(title: str, runs: Sequence[FrozenRun], labels: Sequence[str]) -> RenderableType:
+    """Return a table of labels (arms, in order of first appearance) by seeds: each cell's score, or its state."""
     seeds = sorted({run.config.seed for run in runs})
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(header_style="bold")
     table.add_column("arm")
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     by_label: dict[str, dict[int, Text]] = {}
     for run, label in zip(runs, labels, strict=True):
         by_label.setdefault(label, {})[run.config.seed] = _cell(run)
-    for label in sorted(by_label, key=list(labels).index):
-        table.add_row(label, *(by_label[label].get(seed, Text("")) for seed in seeds))
-    table.caption = "val_bpb of runs that are done"
-    table.caption_justify = "left"
-    return table
+    for label, cells in by_label.items():
+        table.add_row(label, *(cells.get(seed, Text("")) for seed in seeds))
+    return Group(Text(title, style="bold"), table, Text("A number is the val_bpb of a run that is done.", style="dim"))
 
 
 def _cell(run: FrozenRun) -> Text:
@@ -126,13 +124,14 @@ class SweepDisplay:
     """One table that fills, and a line on the run under way. Not on a terminal: one line per finished run."""
 
     def __init__(self, runs: Sequence[FrozenRun], job_overrides: Sequence[Sequence[str]]):
-        self._runs = runs
-        self._labels = [label_of(run, overrides) for run, overrides in zip(runs, job_overrides, strict=True)]
+        labelled = [(label_of(run, overrides), run) for run, overrides in zip(runs, job_overrides, strict=True)]
+        labelled.sort(key=lambda pair: pair[0])  # the order of the sweep is shuffled; that of the table need not be
+        self._labels, self._runs = [label for label, _ in labelled], [run for _, run in labelled]
         self._console = Console()
-        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
         self._now: tuple[FrozenRun, dict[str, Any]] | None = None
-        self._table: Table | None = None
+        self._table: RenderableType | None = None
         self._table_made_at = 0.0
+        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

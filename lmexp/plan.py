@@ -5,7 +5,6 @@ The sweep, the verdicts and the report all read the :class:`Plan` made here, and
 
 import hashlib
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import yaml
 
 from lmexp.errors import UserError, unknown
 from lmexp.folders import installed_folder
-from lmexp.streams import stream_seed
 
 DIRECTIONS = ("lower", "higher")
 
@@ -94,22 +92,14 @@ class Cell:
 
 
 def cells(plan: Plan, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
-    """Return the plan's cells in the order they run, or only those of the given arms and seeds.
-
-    A block is one seed in every arm. Inside a block the arms are shuffled by a generator seeded from the plan, so that
-    a machine that slowly drifts does not favour an arm, and the order is the same whenever the sweep is resumed.
+    """Return the plan's cells, or only those of the given arms and seeds.
 
     Raises:
         UserError: an arm that the plan does not have.
     """
     for arm in arms:
         plan.overrides(arm)
-    order = []
-    for seed in seeds or plan.seeds:
-        block = list(plan.arms)
-        random.Random(stream_seed(seed, "order", plan.sha256)).shuffle(block)
-        order += [Cell(arm, seed) for arm in block if not arms or arm in arms]
-    return order
+    return [Cell(arm, seed) for seed in seeds or plan.seeds for arm in arms or plan.arms]
 
 
 def find_plans() -> dict[str, Path]:
@@ -187,13 +177,17 @@ def _hypothesis(fields: "_Fields") -> Hypothesis:
 
 
 def _analysis(fields: "_Fields") -> Analysis:
-    alpha = fields.number("alpha")
-    names = [fields.text(key) for key in ("omnibus", "contrasts", "effect_size")]
-    full = fields.text("full", optional=True)
+    analysis = Analysis(
+        alpha=fields.number("alpha") or 0.0,
+        omnibus=fields.text("omnibus"),
+        contrasts=fields.text("contrasts"),
+        effect_size=fields.text("effect_size"),
+        full=fields.text("full", optional=True),
+    )
     fields.refuse_unread()
-    if alpha is None or not 0 < alpha < 1:
-        raise UserError(f"{fields.where}.alpha must lie between 0 and 1, for instance 0.05; it is {alpha}.")
-    return Analysis(alpha, *names, full)  # type: ignore[arg-type]  # text() without optional never returns None
+    if not 0 < analysis.alpha < 1:
+        raise UserError(f"{fields.where}.alpha={analysis.alpha:g} must lie between 0 and 1, for instance 0.05.")
+    return analysis
 
 
 def _check_consistent(plan: Plan) -> None:

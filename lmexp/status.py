@@ -20,7 +20,9 @@ def print_status(name: str, overrides: Sequence[str]) -> None:
         UserError: an unknown plan, or overrides that do not compose.
     """
     console = Console()
-    runs = plan_runs(name, overrides)
+    arms = list(read_plan(name).arms)
+    # As the plan lists them: the order of the sweep is shuffled.
+    runs = sorted(plan_runs(name, overrides), key=lambda run: (arms.index(run.config.arm), run.config.seed))
     console.print(cells_table(_title(name, overrides, runs), runs, [run.config.arm for run in runs]))
     for line in _remarks(runs):
         console.print(line, highlight=False)

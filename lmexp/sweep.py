@@ -1,9 +1,7 @@
 """Many runs: which, in what order, each in a fresh process, one at a time, each exactly once."""
 
 import contextlib
-import itertools
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from typing import Any
 
 from lmexp import results
 from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
-from lmexp.config import FrozenRun, to_mapping
+from lmexp.config import ADHOC, FrozenRun, to_mapping
 from lmexp.display import SweepDisplay
 from lmexp.errors import UserError
 from lmexp.plan import cells, read_plan
@@ -29,7 +27,7 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
     """Turn a multirun's arguments into the overrides of every run, in the order they run.
 
     A plan gives its missing parts: ``experiment=NAME`` alone is all its cells, ``arm=a,b`` or ``seed=0`` some of them.
-    Runs come in blocks of one seed, shuffled inside a block by a generator seeded from the plan (or the arguments).
+    Runs come in blocks of one seed, shuffled inside a block, so that a machine that slowly drifts favours no arm.
 
     Raises:
         UserError: an override that cannot be read, or an unknown plan or arm.
@@ -37,10 +35,22 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
     runs: list[list[str]] = []
     for point in _product(arguments):
         experiment = value_of("experiment", point)
-        runs += [point] if experiment in (None, "adhoc") else _plan_cells(str(experiment), point)
-    if any(value_of("experiment", run) not in (None, "adhoc") for run in runs):
-        return runs
-    return _in_blocks(runs, digest=" ".join(arguments))
+        runs += [point] if experiment in (None, ADHOC) else _plan_cells(str(experiment), point)
+    return sorted(runs, key=_place)
+
+
+def _place(run: Sequence[str]) -> tuple[int, int]:
+    """Return the sort key of a run: its block, then a hash of what it is, which shuffles the block.
+
+    The order follows from the plan alone, so it is the same when a sweep is resumed or only some arms are run.
+    """
+    experiment, arm = value_of("experiment", run), value_of("arm", run)
+    if experiment in (None, ADHOC):
+        identity = [item for item in run if not item.startswith("seed=")]
+    else:
+        identity = [read_plan(str(experiment)).sha256, str(arm)]
+    seed = _whole(value_of("seed", run) or "0")
+    return seed, stream_seed(seed, "order", *identity)
 
 
 def _product(arguments: Sequence[str]) -> list[list[str]]:
@@ -65,18 +75,6 @@ def _whole(seed: str) -> int:
     if not seed.isdigit():
         raise UserError(f"seed={seed} must be a whole number from 0 up; to sweep several, use -m seed=0,1,2.")
     return int(seed)
-
-
-def _in_blocks(runs: list[list[str]], digest: str) -> list[list[str]]:
-    def seed_of(run: list[str]) -> str:
-        return value_of("seed", run) or ""
-
-    ordered = []
-    for seed, block in itertools.groupby(sorted(runs, key=seed_of), key=seed_of):
-        members = list(block)
-        random.Random(stream_seed(0, "order", digest, seed)).shuffle(members)
-        ordered += members
-    return ordered
 
 
 @dataclass
@@ -171,20 +169,21 @@ def _record_silent_death(child: Child) -> None:
         return
     config, code = child.run.config, child.process.returncode
     ending = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    error = f"the process ended with {ending} before it could write its row"
     row = {
         "experiment": config.experiment,
         "arm": config.arm,
         "seed": config.seed,
         "run_id": config.run_id,
         "status": "failed",
-        "error": f"the process ended with {ending} before it could write its row",
+        "error": error,
         "overrides": " ".join(config.overrides) or None,
         "plan_sha256": config.plan_sha256,
         "registered": False,
         "config_sha256": config.sha256,
         "budget_seconds": config.budget.seconds,
     }
-    results.write_text(folder / results.ERROR_FILE, said or row["error"])
+    results.write_text(folder / results.ERROR_FILE, said or error)
     results.write_run(folder, row)
     results.finish(folder, results.FAILED)
 

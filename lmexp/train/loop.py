@@ -100,8 +100,8 @@ class Log:
         Raises:
             DivergedError: a loss that is not finite; the log point that shows it is kept.
         """
-        self._losses += [result.loss_nats.item() for result in results]
-        self.grad_norm, self.lr = results[-1].grad_norm.item(), lr
+        self._losses += [float(result.loss_nats) for result in results]
+        self.grad_norm, self.lr = float(results[-1].grad_norm), lr
         finite = math.isfinite(sum(self._losses))
         last = self.points[-1]["progress"] if self.points else 0.0
         if not finite or clock.progress - last >= 1 / LOG_POINTS:

@@ -21,12 +21,12 @@ class _MuonWithAdam(optim.MultiOptimizer):
         return self.optimizers[0].learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, learning_rate: mx.array) -> None:
+    def learning_rate(self, learning_rate: float | mx.array) -> None:
         self.optimizers[0].learning_rate = learning_rate
         self.optimizers[1].learning_rate = learning_rate * self.adam_lr_ratio
 
 
-def _adam(options: dict[str, Any]) -> optim.Optimizer:
+def _adam(options: dict[str, Any]) -> optim.Adam:
     return optim.Adam(learning_rate=0.0, bias_correction=True, **options)
 
 

@@ -24,8 +24,13 @@ _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 class Batch(Protocol):
     """What a step learns from: token ids of shape (batch, time)."""
 
-    inputs: np.ndarray
-    targets: np.ndarray
+    @property
+    def inputs(self) -> np.ndarray:
+        """Token ids to predict from."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Token ids to predict: the inputs, shifted by one."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Stepper:
         return loss, self._apply(total, lr)
 
     def _pieces(self, tokens: mx.array) -> Sequence[mx.array]:
-        return mx.split(tokens, self.spec.micro_batches, axis=0)
+        return list(mx.split(tokens, self.spec.micro_batches, axis=0))
 
     def _accumulate_gradient(
         self, loss: mx.array, total: Any, inputs: mx.array, targets: mx.array
