@@ -123,7 +123,7 @@ def _speeches(markdown: str) -> Iterator[tuple[str, list[str]]]:
             if name and lines:
                 yield name, lines
             name, lines = _speaker_name(speaker[1]) if speaker else "", []
-        elif name and line.strip():
+        elif line.strip():
             lines.append(_plain(line))
     if name and lines:
         yield name, lines

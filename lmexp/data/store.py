@@ -43,10 +43,10 @@ def load(name: str, key: Key) -> Entry | None:
         key: everything that the tokens depend on.
     """
     ids, description = _files(name, key)
-    if not (ids.exists() and description.exists()):
-        return None
     try:
         return _read(ids, description, key)
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError) as damage:
         _log.warning("The cached tokens %s are damaged (%s) and are made again", ids, damage)
         return None

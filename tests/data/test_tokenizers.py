@@ -139,6 +139,20 @@ def test_a_text_without_repetition_yields_fewer_tokens_than_asked_for():
     assert tokenizer.decode(tokenizer.encode("abba")) == "abba"
 
 
+def test_where_a_text_is_cut():
+    text = "O, 'tis call'd o'er!\n\nNAME:\nIn  1606--well,\n  \n\tso\n"
+    cuts = ["O", ",", " 'tis", " call", "'d", " o", "'er", "!\n\n", "NAME", ":\n"]
+    cuts += ["In", " ", " 160", "6", "--", "well", ",\n", "  \n", "\t", "so", "\n"]
+    assert regex.findall(WORDS, text) == cuts
+
+
+def test_every_byte_survives_training():
+    """Each character of U+0080 to U+00FF is a pair of bytes that occurs often enough to be merged first."""
+    characters = [chr(code) for code in range(0x80, 0x100)]
+    trained = train_bpe("".join(character * 3 + "\n" for character in characters), 256 + len(characters))
+    assert set(trained._pieces[256:]) == {character.encode() for character in characters}
+
+
 def test_no_token_reaches_over_the_end_of_a_line():
     for piece in TOKENIZERS["bpe"]._pieces:
         assert b"\n" not in piece.rstrip(b"\n"), piece
