@@ -47,8 +47,10 @@ class FreshProcessLauncher(Launcher):
         rows = launch(job_overrides)
         returns = []
         for overrides, row in zip(job_overrides, rows, strict=True):
-            done = row is not None and row["status"] == "ok"
-            outcome = JobReturn(overrides=overrides, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
-            outcome.return_value = row["val_bpb"] if done else RuntimeError(row and row["error"])
+            outcome = JobReturn(overrides=overrides)
+            if row is not None and row["status"] == "ok":
+                outcome.status, outcome.return_value = JobStatus.COMPLETED, row["val_bpb"]
+            else:
+                outcome.status, outcome.return_value = JobStatus.FAILED, RuntimeError(row and row["error"])
             returns.append(outcome)
         return returns

@@ -56,24 +56,24 @@ class Judge:
         self._n_bytes = int(byte_lengths[np.asarray(tokens[1:])].sum())
         self._at_once = max(1, _TOKENS_AT_ONCE // context_length)
         self._nats_of: Any = (
-            partial(mx.compile, inputs=[model.state])(self._total_nats) if compiled else self._total_nats
+            partial(mx.compile, inputs=[model.state])(self._token_nats) if compiled else self._token_nats
         )
 
     def __call__(self) -> Score:
         """Score the model's weights as they are now. Leaves the model in the mode that it was in."""
         was_training = self._model.training
         self._model.eval()
-        nats = sum(self._nats_of(*batch).item() for batch in self._batches())
+        nats = sum(np.asarray(self._nats_of(*batch)).sum(dtype=np.float64) for batch in self._batches())
         self._model.train(was_training)
-        return Score(nats, self._n_tokens, self._n_bytes)
+        return Score(float(nats), self._n_tokens, self._n_bytes)
 
     def _batches(self) -> Iterator[list[mx.array]]:
         for start in range(0, len(self._windows[0]), self._at_once):
             yield [mx.array(array[start : start + self._at_once]) for array in self._windows]
 
-    def _total_nats(self, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
+    def _token_nats(self, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         logits = self._model(inputs).astype(mx.float32)
-        return (nn.losses.cross_entropy(logits, targets, reduction="none") * weights).sum()
+        return nn.losses.cross_entropy(logits, targets, reduction="none") * weights
 
 
 def _windows(tokens: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,40 @@
+"""What every test shares: caches in a folder of the test run's own, a small corpus, and configs made by Hydra."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep lmexp's caches out of the user's, and no data of the machine's in."""
+    os.environ["LMEXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("LMEXP_DATA", None)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Return a file of 12,000 bytes of English-like text: enough for every split."""
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"line {n}: the quick brown fox number {n * 7 % 13} jumps.\n" for n in range(300)))
+    return path
+
+
+@pytest.fixture
+def small(text: Path, tmp_path: Path) -> list[str]:
+    """Return overrides of a run that takes a second: a tiny model, bytes of a small text, ten steps."""
+    return [
+        "model=gpt_tiny",
+        "model.d_model=16",
+        "data=text",
+        f"data.path={text}",
+        "data.tokenizer=byte",
+        "data.context_length=12",
+        "data.batch_size=4",
+        "budget=steps",
+        "budget.steps=10",
+        "budget.evaluations=2",
+        "compile=none",
+        f"paths.results={tmp_path / 'results'}",
+    ]
