@@ -140,9 +140,9 @@ def test_a_text_without_repetition_yields_fewer_tokens_than_asked_for():
 
 
 def test_where_a_text_is_cut():
-    text = "O, 'tis call'd o'er!\n\nNAME:\nIn  1606--well,\n  \n\tso\n"
+    text = "O, 'tis call'd o'er!\n\nNAME:\nIn  1606--well,\n  \n\tso\n\nbe  \nit"
     cuts = ["O", ",", " 'tis", " call", "'d", " o", "'er", "!\n\n", "NAME", ":\n"]
-    cuts += ["In", " ", " 160", "6", "--", "well", ",\n", "  \n", "\t", "so", "\n"]
+    cuts += ["In", " ", " 160", "6", "--", "well", ",\n", "  \n", "\t", "so", "\n\n", "be", "  \n", "it"]
     assert regex.findall(WORDS, text) == cuts
 
 
