@@ -1,0 +1,84 @@
+"""Loss curves: the evaluations of every run over charged seconds, and their mean over seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lmexp.analysis.distributions import t_quantile
+from lmexp.errors import UserError
+
+Steps = Mapping[str, pd.DataFrame] | Callable[[str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's evaluations: ``seconds`` charged to the budget (points,) and ``values`` (points,)."""
+
+    arm: str
+    seed: int
+    seconds: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """The mean over seeds at common times, all (points,); the band is None with fewer than two seeds."""
+
+    seconds: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+    n: int
+
+
+def read_curves(used: pd.DataFrame, steps: Steps, metric: str) -> tuple[list[Curve], list[str]]:
+    """Return the curves of the runs that count, and the runs that have none.
+
+    Args:
+        used: rows indexed by (arm, seed) with ``run_id``.
+        steps: log points by run, or a function that loads them and raises UserError when it cannot.
+        metric: column of the log points.
+    """
+    curves, without = [], []
+    for arm, seed, run_id in used.reset_index()[["arm", "seed", "run_id"]].itertuples(index=False):
+        table = _load(steps, str(run_id))
+        points = table[["seconds", metric]].dropna() if table is not None and metric in table else None
+        if points is None or points.empty:
+            without.append(str(run_id))
+        else:
+            curves.append(Curve(str(arm), int(seed), points["seconds"].to_numpy(), points[metric].to_numpy()))
+    return curves, without
+
+
+def _load(steps: Steps, run_id: str) -> pd.DataFrame | None:
+    try:
+        return steps(run_id) if callable(steps) else steps.get(run_id)
+    except UserError:  # the caller names every run without a curve
+        return None
+
+
+def mean_curve(curves: Sequence[Curve], confidence: float) -> MeanCurve:
+    """Return the mean of curves with a pointwise t band, at the first one's times that all of them cover."""
+    start, end = max(curve.seconds[0] for curve in curves), min(curve.seconds[-1] for curve in curves)
+    seconds = curves[0].seconds[(curves[0].seconds >= start) & (curves[0].seconds <= end)]
+    seconds = np.unique(np.append(seconds, [start, end])) if end >= start else seconds
+    stack = np.stack([np.interp(seconds, curve.seconds, curve.values) for curve in curves])
+    mean, n = stack.mean(axis=0), len(curves)
+    if n < 2:
+        return MeanCurve(seconds, mean, None, None, n)
+    reach = t_quantile((1 + confidence) / 2, n - 1) * stack.std(axis=0, ddof=1) / np.sqrt(n)
+    return MeanCurve(seconds, mean, mean - reach, mean + reach, n)
+
+
+def gaps_to(curves: Sequence[Curve], control: str) -> list[Curve]:
+    """Return arm minus control of the same seed at the arm's times, for every curve whose seed the control has."""
+    base = {curve.seed: curve for curve in curves if curve.arm == control}
+    return [_gap(curve, base[curve.seed]) for curve in curves if curve.arm != control and curve.seed in base]
+
+
+def _gap(curve: Curve, base: Curve) -> Curve:
+    both = (curve.seconds >= base.seconds[0]) & (curve.seconds <= base.seconds[-1])
+    seconds = curve.seconds[both]
+    return Curve(curve.arm, curve.seed, seconds, curve.values[both] - np.interp(seconds, base.seconds, base.values))

@@ -1,0 +1,96 @@
+"""How the columns of a run's row are named, in which unit, which way is better, and how their values are written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lmexp.plan import Plan
+
+UNDEFINED = "undefined"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measured column. ``direction`` is ``lower``, ``higher`` or None when neither is better."""
+
+    name: str
+    label: str
+    unit: str
+    direction: str | None
+    write: Callable[[float], str]
+
+    @property
+    def sign(self) -> int | None:
+        """+1 when lower is better, -1 when higher is, None when neither: what an improvement is multiplied by."""
+        return {"lower": 1, "higher": -1}.get(self.direction or "")
+
+    def text(self, value: float | None) -> str:
+        """Return the value as people read it, without its unit; ``undefined`` for None."""
+        return UNDEFINED if value is None else self.write(value)
+
+    def signed(self, value: float | None) -> str:
+        """Return a difference with its sign."""
+        if value is None:
+            return UNDEFINED
+        text = self.write(abs(value))
+        zero = not text.strip("0.,")
+        return text if zero else ("+" if value > 0 else "\N{MINUS SIGN}") + text
+
+
+def decimals(places: int, scale: float = 1.0) -> Callable[[float], str]:
+    """Return a writer with a fixed number of decimals, thousands set apart."""
+    return lambda value: f"{value * scale:,.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def significant(value: float) -> str:
+    """Write four significant figures, without an exponent for everyday magnitudes."""
+    size = abs(value)
+    if size and not 1e-4 <= size < 1e9:
+        text = f"{value:.3e}"
+    else:
+        text = f"{value:,.0f}" if size >= 1e4 else f"{value:.4g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+_KNOWN = (
+    Measure("val_bpb", "Validation loss", "bits/byte", "lower", decimals(4)),
+    Measure("val_bpb_best", "Best validation loss", "bits/byte", "lower", decimals(4)),
+    Measure("test_bpb", "Test loss", "bits/byte", "lower", decimals(4)),
+    Measure("train_loss_nats", "Training loss", "nats/token", "lower", decimals(4)),
+    Measure("val_loss_nats", "Validation loss", "nats/token", "lower", decimals(4)),
+    Measure("n_params", "Parameters", "M", None, decimals(3, 1e-6)),
+    Measure("n_params_non_embedding", "Parameters without embeddings", "M", None, decimals(3, 1e-6)),
+    Measure("tokens_per_second", "Speed", "tokens/s", "higher", decimals(0)),
+    Measure("steps_per_second", "Speed", "steps/s", "higher", decimals(2)),
+    Measure("peak_memory_bytes", "Peak memory", "MiB", "lower", decimals(1, 2**-20)),
+    Measure("steps", "Steps", "", None, decimals(0)),
+    Measure("tokens", "Tokens", "M", None, decimals(2, 1e-6)),
+    Measure("step_at_best", "Step of the best", "", None, decimals(0)),
+    Measure("train_seconds", "Training time", "s", None, decimals(1)),
+    Measure("compile_seconds", "Compile time", "s", "lower", decimals(1)),
+    Measure("time_to_first_step_seconds", "Time to the first step", "s", "lower", decimals(1)),
+    Measure("eval_seconds", "Evaluation time", "s", "lower", decimals(1)),
+)
+_BY_NAME = {measure.name: measure for measure in _KNOWN}
+
+
+def measure_of(plan: Plan, name: str) -> Measure:
+    """Return how to name, judge and write a column; for the primary metric the plan's unit and direction win."""
+    known = _BY_NAME.get(name, Measure(name, name.replace("_", " ").capitalize(), "", None, significant))
+    if name != plan.primary.name:
+        return known
+    write = known.write if plan.primary.unit == known.unit else significant
+    return Measure(name, known.label, plan.primary.unit, plan.primary.direction, write)
+
+
+def p_text(p: float | None) -> str:
+    """Write a p value: three decimals, or that it is below the smallest worth telling apart."""
+    if p is None:
+        return UNDEFINED
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def number_text(value: float | None, places: int = 2) -> str:
+    """Write a unit-free number with a true minus sign; ``undefined`` for None."""
+    if value is None:
+        return UNDEFINED
+    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no negative zero

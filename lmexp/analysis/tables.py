@@ -1,0 +1,187 @@
+"""An analysis as tables: data frames for files, and renderables for the terminal."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lmexp.analysis.analyse import AgainstControl, Analysis
+from lmexp.analysis.cells import MISSING, OK
+from lmexp.analysis.estimates import Estimate
+from lmexp.analysis.measures import number_text, p_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_STYLES = {"SUPPORTED": "bold green", "FALSIFIED": "bold red", "INCONCLUSIVE": "yellow", "INADMISSIBLE": "dim"}
+
+
+def arms_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per measure and arm: n, mean, standard deviation, interval of the mean; null is undefined."""
+    rows = [
+        {
+            "arm": arm,
+            "metric": measure.name,
+            "n": summary.n,
+            "mean": summary.mean,
+            "std": summary.std,
+            "low": summary.interval.low,
+            "high": summary.interval.high,
+            "confidence": summary.interval.confidence,
+        }
+        for measure in analysis.measures
+        for arm, summary in analysis.summaries[measure.name].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+_CONTRAST_COLUMNS = [
+    *("metric", "arm", "control", "n", "difference", "low", "high", "low_simultaneous", "high_simultaneous"),
+    *("confidence", "df", "t", "p", "p_adjusted", "relative"),
+    *(name + end for name in ("cohens_d", "hedges_g", "d_z", "share") for end in ("", "_low", "_high")),
+]
+_ANOVA_COLUMNS = [
+    *("source", "sum_of_squares", "df", "mean_square", "f", "p"),
+    *(name + end for name in ("eta2", "omega2") for end in ("", "_low", "_high")),
+]
+_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error"]
+
+
+def contrasts_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per metric and arm: its difference from the control in every form; null is undefined."""
+    rows = [_contrast_row(analysis, found) for several in analysis.comparisons.values() for found in several]
+    return pd.DataFrame(rows, columns=_CONTRAST_COLUMNS)
+
+
+def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
+    alone, together = found.difference.alone, found.difference.simultaneous
+    share = analysis.shares.get(found.arm) if found.measure.name == analysis.primary.name else None
+    row = {
+        "metric": found.measure.name,
+        "arm": found.arm,
+        "control": analysis.plan.control,
+        "n": alone.n_seeds,
+        "difference": alone.value,
+        "low": alone.low,
+        "high": alone.high,
+        "low_simultaneous": together.low,
+        "high_simultaneous": together.high,
+        "confidence": alone.confidence,
+        "df": alone.df,
+        "t": found.difference.t,
+        "p": found.difference.p,
+        "p_adjusted": found.difference.p_adjusted,
+        "relative": found.relative,
+    }
+    effects = found.effects
+    for name, estimate in (
+        ("cohens_d", effects.cohens_d),
+        ("hedges_g", effects.hedges_g),
+        ("d_z", effects.d_z),
+        ("share", share),
+    ):
+        row |= _spread(name, estimate)
+    return row
+
+
+def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def anova_table(analysis: Analysis) -> pd.DataFrame:
+    """Return the blocked analysis of variance, one row per source; empty when the plan asks for none."""
+    found = analysis.anova
+    if found is None:
+        return pd.DataFrame(columns=_ANOVA_COLUMNS)
+    sources = (
+        ("arms", found.ss_arms, found.df_arms),
+        ("seeds", found.ss_seeds, found.df_seeds),
+        ("error", found.ss_error, found.df_error),
+    )
+    rows: list[dict[str, Any]] = [
+        {"source": name, "sum_of_squares": ss, "df": df, "mean_square": ss / df if df else None}
+        for name, ss, df in sources
+    ]
+    rows[0] |= {"f": found.f, "p": found.p, **_spread("eta2", found.eta2), **_spread("omega2", found.omega2)}
+    return pd.DataFrame(rows, columns=_ANOVA_COLUMNS)
+
+
+def runs_table(analysis: Analysis) -> pd.DataFrame:
+    """Return every launched run and every missing cell, with its state and the rule that left it out, if one did."""
+    cells = [
+        (cell.arm, cell.seed, cell.state, cell.run_id, None, None)
+        for cell in analysis.accounting.cells
+        if cell.state in (OK, MISSING)
+    ]
+    left_out = [
+        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error) for run in analysis.accounting.left_out
+    ]
+    return pd.DataFrame([*cells, *left_out], columns=_RUN_COLUMNS)
+
+
+def terminal_tables(analysis: Analysis) -> "list[Table]":
+    """Return the verdict table (when there are hypotheses) and the arm table for the terminal."""
+    verdicts = [_verdict_table(analysis)] if analysis.verdicts else []
+    return [*verdicts, _arm_table(analysis)]
+
+
+def _verdict_table(analysis: Analysis) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=None, caption=analysis.joint, caption_justify="left", box=None, pad_edge=False)
+    for column in ("", "Claim", "Verdict", "Why", "Without intervals"):
+        table.add_column(column, overflow="fold")
+    for verdict in analysis.verdicts:
+        name = f"[{_STYLES[verdict.verdict]}]{verdict.verdict}[/]"
+        texts = (verdict.hypothesis.id, verdict.hypothesis.claim, None, verdict.reason, verdict.bare)
+        table.add_row(*(name if text is None else escape(text) for text in texts))
+    return table
+
+
+def _arm_table(analysis: Analysis) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Arm")
+    table.add_column("n", justify="right")
+    for measure in analysis.measures:
+        heading = f"{measure.label}, {measure.unit}" if measure.unit else measure.label
+        table.add_column(escape(heading), justify="right")
+    table.add_column(escape(f"{analysis.primary.label}: difference"), justify="right")
+    gaps = {found.arm: found for found in analysis.comparisons[analysis.primary.name]}
+    for arm in analysis.plan.arms:
+        cells = [_mean_and_spread(analysis, measure.name, arm) for measure in analysis.measures]
+        n = str(analysis.summaries[analysis.primary.name][arm].n)
+        table.add_row(escape(arm), n, *cells, gap_text(analysis, gaps.get(arm)))
+    return table
+
+
+def _mean_and_spread(analysis: Analysis, metric: str, arm: str) -> str:
+    measure = next(m for m in analysis.measures if m.name == metric)
+    summary = analysis.summaries[metric][arm]
+    if summary.mean is None:
+        return "\N{EN DASH}"
+    spread = f" ± {measure.text(summary.std)}" if measure.name == analysis.primary.name else ""
+    return measure.text(summary.mean) + spread
+
+
+def gap_text(analysis: Analysis, found: AgainstControl | None) -> str:
+    """Return a difference with its simultaneous interval and adjusted p, as the terminal shows it."""
+    if found is None:
+        return ""
+    together, primary = found.difference.simultaneous, analysis.primary
+    if not together.has_interval:
+        return f"{primary.signed(together.value)} [undefined]"
+    interval = f"[{primary.signed(together.low)}, {primary.signed(together.high)}]"
+    return f"{primary.signed(together.value)} {interval} p {p_text(found.difference.p_adjusted)}"
+
+
+def interval_text(estimate: Estimate, places: int = 2) -> str:
+    """Return ``value [low, high]`` for a unit-free estimate, with what is undefined named so."""
+    value, low, high = (number_text(limit, places) for limit in (estimate.value, estimate.low, estimate.high))
+    if estimate.value is None:
+        return value
+    return f"{value} [{low}, {high}]" if estimate.has_interval else f"{value} [undefined]"
