@@ -1,21 +1,26 @@
-"""What every test shares: caches in a folder of the test run's own, a small corpus, and configs made by Hydra."""
+"""What every test shares: caches of the test run's own, the machine's BLAS, a small corpus, a run that takes a second."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from lmexp import platform
 
-@pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep lmexp's caches out of the user's, and no data of the machine's in."""
-    os.environ["LMEXP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep lmexp's caches out of the user's, no data of the machine's in, and choose a BLAS before MLX is imported."""
+    cache = tempfile.TemporaryDirectory(prefix="lmexp-tests-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["LMEXP_CACHE"] = cache.name
     os.environ.pop("LMEXP_DATA", None)
+    platform.prepare()
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """Return a file of 12,000 bytes of English-like text: enough for every split."""
+    """Return a file of 15,000 bytes of English-like text: enough for every split."""
     path = tmp_path / "text.txt"
     path.write_text("".join(f"line {n}: the quick brown fox number {n * 7 % 13} jumps.\n" for n in range(300)))
     return path

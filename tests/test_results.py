@@ -12,7 +12,6 @@ import pytest
 from lmexp import results
 from lmexp.errors import UserError
 
-
 RUN_COLUMNS = """
 experiment arm seed run_id status error plan_sha256 registered config_sha256 git_commit git_dirty started_at host device
 chip mlx_version blas n_params n_params_non_embedding budget_seconds train_seconds compile_seconds

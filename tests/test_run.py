@@ -1,0 +1,183 @@
+"""Laws of a run: rows that repeat, the same batches and shared weights in every arm, endings that lose nothing."""
+
+import dataclasses
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from lmexp import results
+from lmexp import run as run_room
+from lmexp.compose import cell_overrides, compose_run
+from lmexp.data import load_dataset
+from lmexp.errors import UserError
+from lmexp.plan import read_plan
+from lmexp.run import build_model, run
+
+# What may differ between two runs of one config: times, rates, and what follows from them.
+TIMING = {
+    "started_at", "train_seconds", "compile_seconds", "time_to_first_step_seconds", "eval_seconds", "tokens_per_second",
+    "steps_per_second", "peak_memory_bytes", "probe_before", "probe_after", "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quick_probe(monkeypatch):
+    """The probe takes a second and has tests of its own."""
+    monkeypatch.setattr(run_room.platform, "probe", lambda: 1.0)
+
+
+def carried_out(overrides, folder, observe=lambda observation: None):
+    frozen = dataclasses.replace(compose_run(overrides), folder=results.make_writable(folder))
+    return run(frozen, observe)
+
+
+def without_timing(row):
+    return {key: value for key, value in row.items() if key not in TIMING}
+
+
+def test_a_run_writes_every_row_and_file(small, tmp_path):
+    seen = []
+    row = carried_out(small, tmp_path / "run", seen.append)
+    stored = results.read_row(tmp_path / "run")
+    assert row["status"] == stored["status"] == "ok"
+    unmeasured = {name for name, value in stored.items() if value is None}
+    # A budget in steps has no seconds; an ad hoc run has no plan; nothing went wrong.
+    assert unmeasured <= {"error", "warnings", "overrides", "plan_sha256", "budget_seconds", "git_commit", "git_dirty"}
+    assert (stored["steps"], stored["tokens"]) == (10, 10 * 4 * 12)
+    assert stored["tokens_per_second"] == pytest.approx(480 / stored["train_seconds"])
+    steps = results.read_steps(tmp_path / "run")
+    assert list(steps["step"]) == sorted(set(steps["step"]))
+    assert list(steps.loc[steps["val_bpb"].notna(), "step"]) == [5, 10]  # at equal fractions of the budget
+    assert steps["val_bpb"].iloc[-1] == stored["val_bpb"]
+    assert steps["val_bpb"].min() == stored["val_bpb_best"]
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"config.yaml", "run.parquet", "steps.parquet", "checkpoint", "DONE"}
+    assert {"best.safetensors", "last.safetensors"} <= {path.name for path in (tmp_path / "run/checkpoint").iterdir()}
+    assert [observation.phase for observation in seen if observation.phase == "training"]
+
+
+def test_a_run_repeated_gives_the_same_rows(small, tmp_path):
+    first, second = (carried_out([*small, "model.dropout=0.1"], tmp_path / name) for name in ("a", "b"))
+    assert without_timing(first) == without_timing(second)
+    steps = [results.read_steps(tmp_path / name).drop(columns=list(TIMING), errors="ignore") for name in ("a", "b")]
+    assert steps[0].equals(steps[1])
+
+
+def test_compiling_changes_no_figure(small, tmp_path):
+    plain = carried_out([*small, "compile=none"], tmp_path / "plain")
+    compiled = carried_out([*small, "compile=step_eval"], tmp_path / "compiled")
+    # Fused kernels round differently in the last bit, over ten steps.
+    assert compiled["val_bpb"] == pytest.approx(plain["val_bpb"], rel=1e-5)
+    assert compiled["test_bpb"] == pytest.approx(plain["test_bpb"], rel=1e-5)
+
+
+def test_training_beats_the_untrained_model(small, tmp_path):
+    row = carried_out([*small, "budget.steps=60", "optimizer.lr=0.01"], tmp_path / "run")
+    assert row["val_bpb"] < math.log2(256) - 2  # an untrained model of bytes needs 8 bits each
+    assert row["test_bpb"] < math.log2(256) - 2
+
+
+def test_every_arm_sees_the_same_batches_and_shares_its_weights(small):
+    plan = read_plan("gpt_to_llama")
+    user = [item for item in small if not item.startswith("paths.")] + ["model.n_heads=8", "budget.seconds=null"]
+    batches, weights = {}, {}
+    for arm in plan.arms:
+        config = compose_run(cell_overrides(plan, arm, 1, user)).config
+        dataset = load_dataset(config.data)
+        made = run_room._batches(config, dataset)
+        batches[arm] = [made[k] for k in (0, 3, 1000)]
+        weights[arm] = dict(tree_flatten(build_model(config, dataset).trainable_parameters()))
+    for arm in plan.arms:
+        for ours, theirs in zip(batches[arm], batches["baseline"], strict=True):
+            assert np.array_equal(ours.inputs, theirs.inputs)
+            assert np.array_equal(ours.targets, theirs.targets)
+        shared = {
+            path
+            for path, weight in weights[arm].items()
+            if path in weights["baseline"] and weight.shape == weights["baseline"][path].shape
+        }
+        assert len(shared) >= 5, arm
+        for path in shared:
+            assert mx.array_equal(weights[arm][path], weights["baseline"][path]).item(), (arm, path)
+    other_seed = compose_run(cell_overrides(plan, "baseline", 2, user)).config
+    assert not np.array_equal(run_room._batches(other_seed, dataset)[0].inputs, batches["baseline"][0].inputs)
+
+
+def test_a_diverged_run_keeps_its_rows(small, tmp_path):
+    row = carried_out([*small, "optimizer=sgd", "optimizer.lr=1e30", "optimizer.clip_norm=1e30"], tmp_path / "run")
+    assert row["status"] == "diverged"
+    assert "finite" in row["error"]
+    stored = results.read_row(tmp_path / "run")
+    assert stored["steps"] > 0
+    assert stored["val_bpb"] is None
+    assert len(results.read_steps(tmp_path / "run")) > 0
+    assert results.state(tmp_path / "run") == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("[malloc] Unable to allocate 9 bytes."), "oom"), (ValueError("a bug"), "failed")],
+)
+def test_a_crash_is_a_row_with_its_traceback(small, tmp_path, monkeypatch, error, status):
+    def crash(*arguments):
+        raise error
+
+    monkeypatch.setattr(run_room, "load_dataset", crash)
+    assert carried_out(small, tmp_path / "run")["status"] == status
+    assert "Traceback" in (tmp_path / "run" / "stderr.txt").read_text()
+    assert results.state(tmp_path / "run") == "failed"
+
+
+def test_an_interrupted_run_keeps_what_it_measured(small, tmp_path):
+    def interrupt(observation):
+        if observation.step >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carried_out([*small, "budget.steps=100000"], tmp_path / "run", interrupt)
+    row = results.read_row(tmp_path / "run")
+    assert row["status"] == "interrupted"
+    assert row["steps"] >= 3
+    assert results.state(tmp_path / "run") == "failed"
+
+
+def test_an_attempt_that_failed_is_kept_when_the_run_succeeds(small, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_room, "load_dataset", lambda spec: 1 / 0)
+        carried_out(small, tmp_path / "run")
+    assert carried_out(small, tmp_path / "run")["status"] == "ok"
+    assert results.read_row(tmp_path / "run" / "attempts" / "1")["status"] == "failed"
+
+
+def test_a_budget_below_one_step_is_refused(small, tmp_path):
+    with pytest.raises(UserError, match="does not hold a single step"):
+        carried_out([*small, "budget=tokens", "budget.steps=null", "budget.tokens=5"], tmp_path / "run")
+
+
+def test_no_compiler_falls_back_with_a_warning(small, tmp_path, monkeypatch, capsys):
+    if mx.default_device() != mx.cpu:
+        return  # only the CPU backend compiles with the machine's own compiler
+    monkeypatch.setattr(run_room.platform, "has_cpp_compiler", lambda: False)
+    row = carried_out([*small, "compile=step_eval"], tmp_path / "run")
+    assert row["status"] == "ok"
+    assert "not compiled" in row["warnings"]
+    assert "not compiled" in capsys.readouterr().err
+
+
+def test_a_text_too_short_is_one_sentence(small, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    with pytest.raises(UserError, match="short"):
+        carried_out([*small, f"data.path={short}"], tmp_path / "run")
+
+
+@pytest.mark.parametrize("seconds", [0.7, 1.5])
+def test_a_budget_of_seconds_is_kept_on_the_real_clock(small, tmp_path, seconds):
+    overrides = [*small, "budget=seconds", "budget.steps=null", f"budget.seconds={seconds}"]
+    row = carried_out(overrides, tmp_path / "run")
+    # One step takes milliseconds; a shared machine may stall the last one by up to 50 ms.
+    assert seconds - 0.1 <= row["train_seconds"] <= seconds + 0.05
+    assert row["steps"] > 10
