@@ -1,4 +1,4 @@
-"""What every test shares: caches of the test run's own, the machine's BLAS, a small corpus, a run that takes a second."""
+"""What every test shares: caches of its own, the machine's BLAS, a small corpus, a run that takes a second."""
 
 import os
 import tempfile

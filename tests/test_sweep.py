@@ -22,7 +22,7 @@ PLAN = {
     "question": "Does the sweep keep its laws?",
     "design": {
         "base": [],
-        "arms": {"plain": [], "wide": ["model.ffn=swiglu"], "rms": ["model.norm=rmsnorm"]},
+        "arms": {"plain": [], "wide": ["model.ffn=swiglu"]},
         "control": "plain",
         "seeds": [0, 1],
     },
@@ -33,7 +33,7 @@ PLAN = {
 
 @pytest.fixture
 def plan_folder(tmp_path, small, monkeypatch):
-    """A working directory with a plan of six cells of a second each."""
+    """A working directory with a plan of four cells of a few seconds each."""
     PLAN["design"]["base"] = [item for item in small if not item.startswith("paths.")]
     path = tmp_path / "experiments" / "tiny" / "plan.yaml"
     path.parent.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_sweep_runs_every_cell_and_a_second_runs_none(plan_folder):
     assert first.returncode == 0, first.stderr
     rows = results.read_runs(plan_folder / "results" / "tiny")
     assert sorted(zip(rows["arm"], rows["seed"], strict=True)) == [
-        (arm, seed) for arm in ("plain", "rms", "wide") for seed in (0, 1)
+        (arm, seed) for arm in ("plain", "wide") for seed in (0, 1)
     ]
     assert set(rows["status"]) == {"ok"}
     started = dict(zip(rows["run_id"], rows["started_at"], strict=True))
@@ -100,7 +100,7 @@ def test_a_sweep_runs_every_cell_and_a_second_runs_none(plan_folder):
     again = results.read_runs(plan_folder / "results" / "tiny")
     assert dict(zip(again["run_id"], again["started_at"], strict=True)) == started
     status = lmexp("status", "tiny")
-    assert "6 done" in status.stdout
+    assert "4 done" in status.stdout
     report = lmexp("report", "tiny")
     assert report.returncode == 0, report.stderr
     assert (plan_folder / "results" / "tiny" / "report.html").exists()
@@ -151,8 +151,8 @@ def test_an_interrupt_ends_the_worker_and_keeps_its_rows(plan_folder):
     assert row["steps"] > 0
 
 
-@pytest.mark.parametrize("moment", [random.Random(5).uniform(1.0, 9.0), random.Random(6).uniform(1.0, 9.0)])
-def test_a_sweep_killed_at_a_random_moment_completes_with_every_cell_once(plan_folder, moment):
+def test_a_sweep_killed_at_a_random_moment_completes_with_every_cell_once(plan_folder):
+    moment = random.uniform(1.0, 12.0)  # another moment every time: the law holds at all of them
     command = [sys.executable, "-m", "lmexp", "run", "-m", "experiment=tiny"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     time.sleep(moment)
@@ -161,12 +161,12 @@ def test_a_sweep_killed_at_a_random_moment_completes_with_every_cell_once(plan_f
     done_before = [path.parent for path in (plan_folder / "results").glob("tiny/*/DONE")]
     markers = {folder: (folder / "DONE").stat().st_mtime_ns for folder in done_before}
     resumed = lmexp("run", "-m", "experiment=tiny")
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.returncode == 0, (moment, resumed.stderr)
     for folder, written in markers.items():
         assert (folder / "DONE").stat().st_mtime_ns == written  # what was done was not done again
     runs = plan_runs("tiny")
-    assert [results.state(run.folder) for run in runs] == ["done"] * 6
-    assert len(list((plan_folder / "results").glob("tiny/*/run.parquet"))) == 6
+    assert [results.state(run.folder) for run in runs] == ["done"] * 4
+    assert len(list((plan_folder / "results").glob("tiny/*/run.parquet"))) == 4
     assert not list(Path(plan_folder / "results").rglob("*.tmp*"))
 
 

@@ -36,8 +36,8 @@ class BudgetSpec:
             named = " and ".join(f"budget.{unit}={amount:g}" for unit, amount in amounts.items()) or "no budget"
             raise UserError(
                 f"A run has one budget, and {named} is set; choose its unit with budget=seconds, budget=steps, "
-                "budget=tokens or budget=flops (for instance budget=steps budget.steps=100), and clear what a plan sets "
-                "with budget.seconds=null."
+                "budget=tokens or budget=flops, for instance budget=steps budget.steps=100, and clear the one that a "
+                "plan sets with budget.seconds=null."
             )
         if not self.amount > 0 or self.amount == float("inf"):
             raise UserError(f"budget.{self.unit}={self.amount:g} must be above 0, for instance budget.{self.unit}=300.")
