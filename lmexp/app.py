@@ -1,6 +1,7 @@
 """``lmexp run``: the Hydra application. One run in this process, or a sweep of fresh processes with ``-m``."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ def run_command(arguments: Sequence[str]) -> int:
     if not _overrides(given):
         given.append(QUICKSTART)
     if not {"-m", "--multirun"} & set(given):
-        given = [*_flags(given), *single_overrides(_overrides(given))]
+        given = [*single_overrides(_overrides(given)), *_flags(given)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise here, where errors become one sentence
     sys.argv = ["lmexp run", *given]
     try:
@@ -37,6 +38,15 @@ def run_command(arguments: Sequence[str]) -> int:
         if isinstance(ending.code, UserError):
             raise ending.code from None
         return int(ending.code or 0)
+    return 0
+
+
+def complete(arguments: Sequence[str]) -> int:
+    """Answer Hydra's shell completion, which calls the program without its verb: ``lmexp -sc query=bash``."""
+    line = os.environ.get("COMP_LINE", "")
+    os.environ["COMP_LINE"] = re.sub(r"^(\S+)\s+run\b", r"\1", line)
+    sys.argv = ["lmexp", *(argument for argument in arguments if argument != "run")]
+    _job()
     return 0
 
 

@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(given: list[str]) -> int:
+    if {"-sc", "--shell-completion"} & set(given):
+        from lmexp.app import complete
+
+        return complete(given)
     # Everything after `run` belongs to Hydra, its flags included.
     if given[:1] == ["run"]:
         from lmexp.app import run_command

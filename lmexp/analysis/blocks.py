@@ -189,10 +189,10 @@ def permutation_test(values: np.ndarray) -> Permutation:
     n_arms, n_seeds = values.shape
     n_different = factorial(n_arms) ** (n_seeds - 1)
     exact = n_different <= _EXACT_UP_TO
-    sums = _all_arm_sums(values) if exact else _drawn_arm_sums(values)
-    spread, observed = ((s - s.mean(axis=-1, keepdims=True)) ** 2 for s in (sums, values.sum(axis=1)))
+    centred = values - values.mean(axis=0)  # the arms' sums then add up to zero in every arrangement
+    sums, observed = _all_arm_sums(centred) if exact else _drawn_arm_sums(centred), centred.sum(axis=1)
     # Arrangements that tie in exact arithmetic must tie here: allow rounding of the sums.
-    hits = int((spread.sum(axis=1) >= observed.sum() * (1 - 1e-9)).sum())
+    hits = int((np.einsum("ij,ij->i", sums, sums) >= observed @ observed * (1 - 1e-9)).sum())
     if exact:
         return Permutation(hits / n_different, n_different, True, 1 / n_different)
     return Permutation((hits + 1) / (_N_DRAWS + 1), _N_DRAWS, False, max(1 / (_N_DRAWS + 1), 1 / n_different))

@@ -82,7 +82,8 @@ def share(fit: Fit, arm: int, control: int, full: int, direction: int, confidenc
     if whole.low is None:
         return undefined(str(fit.why), confidence, fit.n_seeds, "Fieller", _quotient(fit, numerator, denominator))
     if whole.low <= 0:
-        reason = f"the full improvement is not clearly above zero (interval {whole.low:.3g} to {whole.high:.3g})"
+        interval = f"{whole.low:.3g} to {whole.high:.3g}".replace("-", "\N{MINUS SIGN}")
+        reason = f"the full improvement is not clearly above zero (interval {interval})"
         return undefined(reason, confidence, fit.n_seeds, "Fieller", df=fit.df_error)
     variance = fit.error_variance or 0.0
     products = np.stack([numerator, denominator]) @ np.stack([numerator, denominator]).T

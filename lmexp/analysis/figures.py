@@ -65,12 +65,15 @@ def estimation_plot(analysis: Analysis) -> Picture | None:
 def _estimation_caption(analysis: Analysis, shown: Sequence[AgainstControl]) -> str:
     control, sesoi = analysis.plan.control, analysis.plan.primary.sesoi
     side = "below" if analysis.primary.direction == "lower" else "above"
-    bar = f"the bar its {analysis.confidence:.0%} simultaneous interval"
+    has_interval = shown[0].difference.simultaneous.has_interval
+    bar = (
+        f"the bar its {analysis.confidence:.0%} simultaneous interval" if has_interval else "its interval is undefined"
+    )
     band = f" The shaded band is smaller than the plan's smallest effect of interest (±{sesoi:g})." if sesoi else ""
     return (
         f"Every dot is one run; a line joins {control} and the arm at the same seed. Beneath, the difference from "
-        f"{control} over n = {len(analysis.complete)} complete seeds: {side} zero is better. Small dots are single seeds, "
-        f"the large one is their mean, {bar if shown[0].difference.simultaneous.has_interval else 'its interval is undefined'}.{band}"
+        f"{control} over n = {len(analysis.complete)} complete seeds: {side} zero is better. Small dots are single "
+        f"seeds, the large one is their mean, {bar}.{band}"
     )
 
 
@@ -99,19 +102,14 @@ def _estimation(analysis: Analysis, shown: Sequence[AgainstControl], width: floa
 def _pairs(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> None:
     """Draw control and arm side by side, joined seed by seed."""
     colour = colours(analysis)
+    hollow: Any = {"color": PAPER, "markeredgecolor": CONTROL, "markersize": 6, "markeredgewidth": 1.4}
     for x, comparison in enumerate(band):
-        for before, after in _values_by_seed(analysis, comparison.arm):
-            axes.plot([x - 0.2, x + 0.2], [before, after], color=MUTED, alpha=0.55, linewidth=1)
-            axes.plot([x - 0.2], [before], "o", color=PAPER, markeredgecolor=CONTROL, markersize=6, markeredgewidth=1.4)
-            axes.plot(
-                [x + 0.2],
-                [after],
-                "o",
-                color=colour[comparison.arm],
-                markersize=6.5,
-                markeredgecolor=PAPER,
-                markeredgewidth=0.6,
-            )
+        before, after = np.array(_values_by_seed(analysis, comparison.arm)).T
+        gap = np.full_like(before, np.nan)  # lifts the pen between seeds
+        joined = np.stack([before, after, gap], axis=1).ravel()
+        axes.plot(np.tile([x - 0.2, x + 0.2, x], len(before)), joined, color=MUTED, alpha=0.55, linewidth=1)
+        axes.plot(np.full(len(before), x - 0.2), before, "o", **hollow)
+        axes.plot(np.full(len(after), x + 0.2), after, "o", color=colour[comparison.arm], markersize=6)
         _arm_label(axes, x, comparison.arm, colour[comparison.arm])
     axes.set_xticks([])
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -119,8 +117,9 @@ def _pairs(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> No
 
 
 def _arm_label(axes: Axes, x: float, arm: str, colour: str) -> None:
-    axes.annotate(arm, (x, 1.0), (0, 6), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center",
-                  color=colour, weight="bold", fontsize=11 if len(arm) < 12 else 9)  # fmt: skip
+    placed: Any = {"xycoords": ("data", "axes fraction"), "xytext": (0, 6), "textcoords": "offset points"}
+    size = 11 if len(arm) < 12 else 9
+    axes.annotate(arm, (x, 1.0), ha="center", color=colour, weight="bold", fontsize=size, **placed)
 
 
 def _values_by_seed(analysis: Analysis, arm: str) -> list[tuple[float, float]]:
@@ -266,8 +265,8 @@ def gap_curves(analysis: Analysis, curves: Sequence[Curve], unit: str) -> Pictur
         return None
     thin = ", thin ones single seeds" if len(gaps) <= _MOST_THIN_LINES and len(gaps) > len(by_arm) else ""
     caption = (
-        f"Each arm minus {analysis.plan.control} at the same seed and the same second ({_seeds_per_arm(by_arm)}): thick "
-        f"lines are means over seeds{thin}."
+        f"Each arm minus {analysis.plan.control} at the same seed and the same second ({_seeds_per_arm(by_arm)}): "
+        f"thick lines are means over seeds{thin}."
     )
     alt = f"Gap to {analysis.plan.control} over training time. " + " ".join(
         f"{arm} ends at {np.mean([gap.values[-1] for gap in found]):+.3f}." for arm, found in by_arm.items()
@@ -318,8 +317,8 @@ def _end_labels(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[s
     excess = max(0.0, below - high)
     right = max(x for x, _ in ends.values())
     for arm, y in places.items():
-        axes.annotate(arm, (right, y - excess), (8, 0), textcoords="offset points", va="center", color=colour[arm],
-                      weight="bold", annotation_clip=False)  # fmt: skip
+        placed: Any = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(arm, (right, y - excess), color=colour[arm], weight="bold", **placed)
 
 
 def drift_plot(analysis: Analysis) -> Picture | None:
@@ -341,12 +340,12 @@ def _drift(analysis: Analysis, width: float) -> Figure:
     axes = drawn.add_axes((48 / width, 0.2, 1 - 58 / width, 0.62))
     axes.axhspan(95, 100, color=GRID, alpha=0.45, linewidth=0)
     slow = {probe.run_id for probe in analysis.drift.slow}
-    for order, probe in enumerate(probes, start=1):
-        ends = [100 * rate for rate in (probe.before, probe.after) if rate is not None]
-        axes.plot([order] * len(ends), ends, color=MUTED, linewidth=1.2, alpha=0.7)
-        axes.plot(
-            [order], [100 * (probe.pace or 0.0)], "o", color=ACCENT if probe.run_id in slow else MUTED, markersize=5.5
-        )
+    orders = np.arange(1, len(probes) + 1)
+    ends = np.array([[rate or np.nan for rate in (probe.before, probe.after)] for probe in probes]) * 100
+    axes.vlines(orders, np.nanmin(ends, axis=1), np.nanmax(ends, axis=1), color=MUTED, linewidth=1.2, alpha=0.7)
+    is_slow = np.array([probe.run_id in slow for probe in probes])
+    for chosen, colour in ((~is_slow, MUTED), (is_slow, ACCENT)):
+        axes.plot(orders[chosen], np.nanmean(ends[chosen], axis=1), "o", color=colour, markersize=5.5)
     axes.set_ylim(min(93.0, axes.get_ylim()[0]), max(101.5, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

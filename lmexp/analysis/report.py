@@ -128,6 +128,7 @@ def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = ()) -> str:
         measures=analysis.measures,
         contrasts=_contrast_rows(analysis),
         secondary=_secondary_rows(analysis),
+        uses_secondary=any(term.metric for verdict in analysis.verdicts for term in verdict.estimates),
         shares=_share_rows(analysis),
         anova=_anova_rows(analysis),
         omnibus=_omnibus_sentence(analysis),

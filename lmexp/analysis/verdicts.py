@@ -22,6 +22,7 @@ from lmexp.plan import Hypothesis
 
 SUPPORTED, FALSIFIED, INCONCLUSIVE, INADMISSIBLE = "SUPPORTED", "FALSIFIED", "INCONCLUSIVE", "INADMISSIBLE"
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
+_IS_UNDEFINED = " is undefined: "
 UNDEFINED = "undefined"  # of a whole criterion that names an estimate without an interval
 
 Estimator = Callable[[Term], Estimate]
@@ -73,7 +74,7 @@ def judge(hypothesis: Hypothesis, estimator: Estimator, protocol_breach: str | N
     truths = [_whole_truth(criterion, estimates) for criterion in (support, falsify)]
     bare = _name(*(combined(criterion, estimates, bare_truth_of) for criterion in (support, falsify)))
     if any(estimate.value is None for estimate in estimates.values()):
-        bare = INADMISSIBLE
+        bare = UNDEFINED.upper()
     breach = protocol_breach or _undefined_estimate(estimates)
     verdict = INADMISSIBLE if breach else _name(*truths)
     reason = breach or _reason(verdict, support, falsify, estimates)
@@ -131,7 +132,7 @@ def _readings(criterion: Criterion, estimates: dict[Term, Estimate]) -> tuple[Re
 def _undefined_estimate(estimates: dict[Term, Estimate]) -> str | None:
     for term, estimate in estimates.items():
         if not estimate.has_interval:
-            return f"{term} is undefined: {estimate.undefined}."
+            return f"{term}{_IS_UNDEFINED}{estimate.undefined}."
     return None
 
 
@@ -196,8 +197,8 @@ def joint_reading(verdicts: tuple[Verdict, ...]) -> str:
     unsettled = [v.hypothesis.id for v in verdicts if v.verdict == INCONCLUSIVE]
     inadmissible = [v.hypothesis.id for v in verdicts if v.verdict == INADMISSIBLE]
     if len(inadmissible) == len(verdicts):
-        reasons = {verdict.reason for verdict in verdicts}
-        return "No hypothesis can be judged" + (f": {_lowered(reasons.pop())}" if len(reasons) == 1 else ".")
+        causes = {verdict.reason.rpartition(_IS_UNDEFINED)[2] for verdict in verdicts}
+        return "No hypothesis can be judged" + (f": {_lowered(causes.pop())}" if len(causes) == 1 else ".")
     clauses = [
         (named[SUPPORTED], "is supported", "are supported"),
         (named[FALSIFIED], "is falsified", "are falsified"),

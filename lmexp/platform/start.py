@@ -38,12 +38,24 @@ def prepare() -> str:
 
 
 def mlx_backend() -> str:
-    """Tell which library MLX runs on, from installed packages alone: ``metal``, ``cuda``, ``cpu`` or ``unknown``."""
+    """Tell what MLX will compute on, without importing it: ``metal``, ``cuda``, ``cpu`` or ``unknown``."""
     if sys.platform == "darwin":
         return "metal"
-    if cuda_packages():
+    cuda = cuda_packages()
+    if cuda and _sees_a_gpu():
         return "cuda"
-    return "cpu" if sys.platform == "linux" and is_installed("mlx-cpu") else "unknown"
+    # The CUDA wheel falls back to the CPU, with the reference BLAS like the CPU wheel.
+    return "cpu" if sys.platform == "linux" and (cuda or is_installed("mlx-cpu")) else "unknown"
+
+
+def _sees_a_gpu() -> bool:
+    """Ask the CUDA driver, which knows what ``CUDA_VISIBLE_DEVICES`` hides; MLX would wake it a moment later anyway."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def cuda_packages() -> list[str]:
