@@ -1,5 +1,6 @@
 """``lmexp run``: the Hydra application. One run in this process, or a sweep of fresh processes with ``-m``."""
 
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,7 @@ def run_command(arguments: Sequence[str]) -> int:
     if not {"-m", "--multirun"} & set(given):
         given = [*single_overrides(_overrides(given)), *_flags(given)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise here, where errors become one sentence
+    logging.raiseExceptions = False  # Hydra logs what --info shows: a reader that has had enough (| head) is no error
     sys.argv = ["lmexp run", *given]
     try:
         with plain_errors():
