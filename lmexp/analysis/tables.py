@@ -120,6 +120,12 @@ def runs_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame([*cells, *left_out], columns=_RUN_COLUMNS)
 
 
+def verdicts_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per hypothesis: the claim, the verdict, why, and the reading of the bare point estimates."""
+    rows = [(v.hypothesis.id, v.hypothesis.claim, v.verdict, v.reason, v.bare) for v in analysis.verdicts]
+    return pd.DataFrame(rows, columns=["hypothesis", "claim", "verdict", "reason", "without_intervals"])
+
+
 def terminal_tables(analysis: Analysis) -> "list[Table]":
     """Return the verdict table (when there are hypotheses) and the arm table for the terminal."""
     verdicts = [_verdict_table(analysis)] if analysis.verdicts else []

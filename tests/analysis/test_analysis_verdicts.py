@@ -1,0 +1,282 @@
+"""Verdicts: the truth of each comparison at and beyond its bounds, the logic, and what every verdict needs."""
+
+import pytest
+from analysis_rows import make_plan, make_runs, spoil, without
+
+from lmexp.analysis import analyse
+from lmexp.analysis.estimates import Estimate, undefined
+from lmexp.analysis.verdicts import (
+    FAILS,
+    FALSIFIED,
+    HOLDS,
+    INADMISSIBLE,
+    INCONCLUSIVE,
+    SUPPORTED,
+    UNDECIDED,
+    Verdict,
+    bare_truth_of,
+    combined,
+    joint_reading,
+    judge,
+    truth_of,
+)
+from lmexp.criteria import Comparison, Term, parse
+from lmexp.errors import UserError
+from lmexp.plan import Hypothesis, Metric
+
+A = Term("mean", ("a",), None)
+
+
+def estimate(low, high, value=None):
+    return Estimate((low + high) / 2 if value is None else value, low, high, 0.95, 3, 10, "t", None)
+
+
+@pytest.mark.parametrize(
+    ("operator", "low", "high", "truth"),
+    [
+        ("<", 0.1, 0.4, HOLDS),
+        ("<", 0.6, 0.9, FAILS),
+        ("<", 0.4, 0.6, UNDECIDED),
+        ("<", 0.1, 0.5, UNDECIDED),  # touches the bound, which lies outside the region
+        ("<", 0.5, 0.6, FAILS),
+        ("<=", 0.1, 0.5, HOLDS),
+        ("<=", 0.5, 0.6, UNDECIDED),
+        (">", 0.6, 0.9, HOLDS),
+        (">", 0.1, 0.4, FAILS),
+        (">", 0.4, 0.6, UNDECIDED),
+        (">", 0.5, 0.6, UNDECIDED),
+        (">", 0.4, 0.5, FAILS),
+        (">=", 0.5, 0.6, HOLDS),
+        (">=", 0.4, 0.5, UNDECIDED),
+        (">=", 0.1, 0.4, FAILS),
+    ],
+)
+def test_a_comparison_is_read_from_the_whole_interval(operator, low, high, truth):
+    assert truth_of(Comparison(A, operator, 0.5), estimate(low, high)) == truth
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "truth"),
+    [
+        ("<", 0.5, FAILS),
+        ("<=", 0.5, HOLDS),
+        (">", 0.5, FAILS),
+        (">=", 0.5, HOLDS),
+        ("<", 0.4, HOLDS),
+        (">", 0.4, FAILS),
+    ],
+)
+def test_the_bare_reading_looks_at_the_point(operator, value, truth):
+    assert bare_truth_of(Comparison(A, operator, 0.5), estimate(-9, 9, value)) == truth
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both", "either"),
+    [
+        (HOLDS, HOLDS, HOLDS, HOLDS),
+        (HOLDS, UNDECIDED, UNDECIDED, HOLDS),
+        (HOLDS, FAILS, FAILS, HOLDS),
+        (UNDECIDED, UNDECIDED, UNDECIDED, UNDECIDED),
+        (UNDECIDED, FAILS, FAILS, UNDECIDED),
+        (FAILS, FAILS, FAILS, FAILS),
+    ],
+)
+def test_kleenes_tables(first, second, both, either):
+    intervals = {HOLDS: estimate(1, 2), FAILS: estimate(-2, -1), UNDECIDED: estimate(-1, 1)}
+    estimates = {A: intervals[first], Term("mean", ("b",), None): intervals[second]}
+    for text, truth in (("mean(a) > 0 and mean(b) > 0", both), ("mean(a) > 0 or mean(b) > 0", either)):
+        assert combined(parse(text), estimates, truth_of) == truth
+        swapped = text.replace("(a)", "(x)").replace("(b)", "(a)").replace("(x)", "(b)")
+        assert combined(parse(swapped), estimates, truth_of) == truth
+
+
+def verdict_of(low, high, supported_if="mean(a) > 0.5", falsified_if="mean(a) < 0.2", breach=None, value=None):
+    hypothesis = Hypothesis("H", "A claim", supported_if, falsified_if)
+    return judge(hypothesis, lambda term: estimate(low, high, value), breach)
+
+
+class TestJudge:
+    @pytest.mark.parametrize(
+        ("low", "high", "verdict"),
+        [
+            (0.6, 0.9, SUPPORTED),
+            (0.0, 0.1, FALSIFIED),
+            (0.3, 0.4, INCONCLUSIVE),
+            (0.4, 0.6, INCONCLUSIVE),
+            (0.1, 0.3, INCONCLUSIVE),
+            (0.1, 0.9, INCONCLUSIVE),
+        ],
+    )
+    def test_each_side_of_each_region(self, low, high, verdict):
+        assert verdict_of(low, high).verdict == verdict
+
+    def test_reasons_name_estimate_interval_and_bound(self):
+        assert verdict_of(0.62, 0.9).reason == "mean(a) is 0.76 (95% interval 0.62 to 0.90), all of it above 0.5."
+        assert verdict_of(0.02, 0.1).reason == "mean(a) is 0.060 (95% interval 0.020 to 0.100), all of it below 0.2."
+        assert verdict_of(0.12, 0.9).reason.endswith("on both sides of 0.2 and of 0.5.")
+        assert verdict_of(0.3, 0.4).reason.startswith("The estimates lie between")
+
+    def test_the_bare_reading_stands_beside(self):
+        found = verdict_of(0.3, 0.9, value=0.6)
+        assert (found.verdict, found.bare) == (INCONCLUSIVE, SUPPORTED)
+        assert verdict_of(0.1, 0.9, value=0.1).bare == FALSIFIED
+        assert verdict_of(0.1, 0.9, value=0.3).bare == INCONCLUSIVE
+
+    def test_a_breach_of_protocol_overrules_any_interval(self):
+        found = verdict_of(0.6, 0.9, breach="2 of 18 cells have no result.")
+        assert (found.verdict, found.reason) == (INADMISSIBLE, "2 of 18 cells have no result.")
+        assert found.support == HOLDS  # what the interval says stays visible
+
+    def test_an_undefined_estimate_is_inadmissible_and_says_why(self):
+        hypothesis = Hypothesis("H", "A claim", "mean(a) > 0", "mean(a) < 0")
+        found = judge(hypothesis, lambda term: undefined("no variation between seeds", 0.95, 3, "t", 4.0), None)
+        assert found.verdict == INADMISSIBLE
+        assert found.reason == "mean(a) is undefined: no variation between seeds."
+        assert (found.support, found.falsification, found.bare) == ("undefined", "undefined", SUPPORTED)
+
+    def test_an_estimate_without_a_value_has_no_bare_reading(self):
+        hypothesis = Hypothesis("H", "A claim", "mean(a) > 0", "mean(a) < 0")
+        assert judge(hypothesis, lambda term: undefined("no value", 0.95, 0, "t"), None).bare == "UNDEFINED"
+
+    def test_criteria_that_clash_are_inadmissible(self):
+        found = verdict_of(0.6, 0.9, "mean(a) > 0.2", "mean(a) > 0.3")
+        assert found.verdict == INADMISSIBLE
+        assert "contradicts itself" in found.reason
+
+    def test_only_the_decisive_comparisons_are_named(self):
+        values = {"a": estimate(0.6, 0.9), "b": estimate(-0.4, -0.2), "c": estimate(-1, 1)}
+        hypothesis = Hypothesis("H", "", "mean(b) > 0", "mean(c) > 0 or mean(a) > 0.5")
+        found = judge(hypothesis, lambda term: values[term.arms[0]], None)
+        assert found.verdict == FALSIFIED
+        assert "mean(a)" in found.reason
+        assert "mean(c)" not in found.reason
+
+
+class TestJointReading:
+    def of(self, *named: tuple[str, str]) -> str:
+        return joint_reading(
+            tuple(Verdict(Hypothesis(i, "", "", ""), v, f"Reason of {i}.", v, HOLDS, HOLDS, (), ()) for i, v in named)
+        )
+
+    def test_who_survives(self):
+        text = self.of(("H1", FALSIFIED), ("H2", SUPPORTED), ("H3", FALSIFIED), ("H4", INCONCLUSIVE))
+        assert text == "H2 is supported; H1 and H3 are falsified; H4 stays undecided."
+
+    def test_nothing_can_be_judged(self):
+        assert self.of(("H1", INADMISSIBLE)) == "No hypothesis can be judged: reason of H1."
+        assert self.of(("H1", INADMISSIBLE), ("H2", INADMISSIBLE)) == "No hypothesis can be judged."
+        assert "H2 cannot be judged" in self.of(("H1", SUPPORTED), ("H2", INADMISSIBLE))
+
+    def test_no_hypotheses(self):
+        assert "no hypothesis" in joint_reading(())
+
+
+def hypothesis(supported_if, falsified_if="mean(baseline) < 0"):
+    return (Hypothesis("H", "", supported_if, falsified_if),)
+
+
+def judged(supported_if, runs=None, **changes):
+    plan = make_plan(hypotheses=hypothesis(supported_if), **changes)
+    return analyse(plan, make_runs(plan) if runs is None else runs).verdicts[0]
+
+
+class TestOnRows:
+    """The generated rows: rope is better than baseline by about 0.12 bits/byte, llama by about 0.2."""
+
+    @pytest.mark.parametrize(
+        ("criterion", "truth"),
+        [
+            ("diff(rope, baseline) < 0", HOLDS),
+            ("diff(baseline, rope) < 0", FAILS),
+            ("diff(rope, llama) > 0", HOLDS),
+            ("diff(llama, rope) > 0", FAILS),
+            ("ratio(rope, baseline) < 1", HOLDS),
+            ("ratio(baseline, rope) < 1", FAILS),
+            ("improvement(rope) > 0.05", HOLDS),
+            ("improvement(rope) > 0.2", FAILS),
+            ("share(rope) > 0.4", HOLDS),
+            ("share(gqa) > 0.4", FAILS),
+            ("mean(llama) < 2.2", HOLDS),
+            ("mean(baseline) < 2.2", FAILS),
+            ("interaction() > 0", UNDECIDED),
+            ("interaction(gqa) > 0.1", HOLDS),  # llama without gqa's part: far more than one part
+            ("diff(rope, baseline, metric=tokens_per_second) < 0", HOLDS),
+            ("improvement(rope, metric=tokens_per_second) < 0", HOLDS),  # higher is better: slower is no improvement
+            ("improvement(gqa, metric=tokens_per_second) > 0", HOLDS),
+        ],
+    )
+    def test_terms_mean_what_they_say(self, criterion, truth):
+        assert judged(criterion).support == truth
+
+    def test_improvement_turns_with_the_metrics_direction(self):
+        higher = {"primary": Metric("val_bpb", "higher", "bits/byte", None)}
+        assert judged("improvement(rope) < 0", **higher).support == HOLDS
+        found = judged("share(gqa) < 0.2", **higher)
+        assert found.verdict == INADMISSIBLE
+        assert "not clearly above zero" in found.reason
+
+    def test_a_difference_from_the_control_has_the_plans_simultaneous_interval(self):
+        plan = make_plan(hypotheses=hypothesis("diff(rope, baseline) < 0", "diff(rope, swiglu) > 0"))
+        analysis = analyse(plan, make_runs(plan))
+        rope = next(c for c in analysis.comparisons["val_bpb"] if c.arm == "rope")
+        first, second = analysis.verdicts[0].estimates.values()
+        assert first == rope.difference.simultaneous
+        assert second.method == "blocked t"
+        turned = analyse(make_plan(hypotheses=hypothesis("diff(baseline, rope) > 0")), make_runs(plan))
+        mirrored = next(iter(turned.verdicts[0].estimates.values()))
+        assert (mirrored.low, mirrored.high) == (-first.high, -first.low)
+
+    @pytest.mark.parametrize("spoiled", ["missing", "diverged"])
+    def test_a_missing_cell_makes_every_verdict_inadmissible(self, spoiled):
+        runs = make_runs(make_plan())
+        runs = without(runs, "gqa", 2) if spoiled == "missing" else spoil(runs, "gqa", 2, "diverged", "NaN")
+        found = judged("diff(rope, baseline) < 0", runs)
+        assert found.verdict == INADMISSIBLE
+        assert found.reason == f"1 of 18 cells have no result: gqa seed 2 ({spoiled})."
+        assert found.support == HOLDS
+
+    def test_one_seed_is_too_few(self):
+        plan = make_plan(seeds=(0,), hypotheses=hypothesis("diff(rope, baseline) < 0"))
+        found = analyse(plan, make_runs(plan)).verdicts[0]
+        assert (found.verdict, found.bare) == (INADMISSIBLE, SUPPORTED)
+        assert "fewer than 2 complete seeds" in found.reason
+
+    def test_two_seeds_are_enough_to_judge(self):
+        plan = make_plan(seeds=(0, 1), hypotheses=hypothesis("diff(llama, baseline) < 0"))
+        assert analyse(plan, make_runs(plan)).verdicts[0].verdict == SUPPORTED
+
+    def test_noise_makes_the_full_improvement_unclear(self):
+        plan = make_plan()
+        verdicts = analyse(plan, make_runs(plan, noise=0.12)).verdicts
+        assert {verdict.verdict for verdict in verdicts} == {INADMISSIBLE}
+        assert "the full improvement is not clearly above zero" in verdicts[0].reason
+
+    def test_a_metric_with_gaps_is_undefined_not_computed_on_the_rest(self):
+        runs = make_runs(make_plan())
+        runs.loc[3, "tokens_per_second"] = float("nan")
+        found = judged("diff(rope, baseline, metric=tokens_per_second) < 0", runs)
+        assert found.verdict == INADMISSIBLE
+        assert "1 of 18 cells have no tokens_per_second" in found.reason
+
+    def test_a_metric_without_a_better_direction_cannot_improve(self):
+        found = judged("improvement(rope, metric=steps) > 0", secondary=("steps",))
+        assert "neither direction of steps is better" in found.reason
+
+    def test_the_worked_example(self):
+        plan = make_plan()
+        analysis = analyse(plan, make_runs(plan))
+        assert [verdict.verdict for verdict in analysis.verdicts] == [FALSIFIED, INCONCLUSIVE, FALSIFIED, FALSIFIED]
+        assert analysis.joint == "H1, H3 and H4 are falsified; H2 stays undecided."
+
+    @pytest.mark.parametrize(
+        ("criterion", "message"),
+        [
+            ("share(swigl) > 0", "did you mean 'swiglu'"),
+            ("mean(rope, metric=val_bpbb) > 0", "did you mean 'val_bpb'"),
+            ("share(llama) > 0", "by definition"),
+            ("share(rope) >", "expected a number"),
+        ],
+    )
+    def test_criteria_are_checked_before_anything_is_computed(self, criterion, message):
+        with pytest.raises(UserError, match=message):
+            judged(criterion)
