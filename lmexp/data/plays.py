@@ -28,7 +28,7 @@ FORMAT = 1  # raise it when the text that this module makes changes: it is part 
 VAL_PLAYS = ("macbeth", "a-midsummer-night-s-dream")
 TEST_PLAYS = ("the-tempest", "the-comedy-of-errors")
 
-# Slips of the edition, found by reading all 38 plays: names that lost their markup, verse that gained it, headings
+# Slips of the edition, found by searching all 38 plays: names that lost their markup, verse that gained it, headings
 # without a hash. Applied in this order to the markdown of every play; a test holds that each still finds its slip.
 _NAMES_RUN_INTO_SPEECH = (
     r"Lord Chief-Justice|Master-Gunner|(?:First |Second |Third )?Serving-[Mm][ae]n|ALL SERVING-MEN|"
