@@ -105,6 +105,7 @@ def freeze(composed: DictConfig, task_overrides: Sequence[str], model_choice: st
     """
     plan = None if composed.experiment == ADHOC else read_plan(composed.experiment)
     sections = {name: _section(name, spec, composed) for name, spec in SECTIONS.items()}
+    sections["data"] = _with_absolute_path(sections["data"])
     from lmexp.data import fingerprint
 
     config = RunConfig(
@@ -156,6 +157,12 @@ def load(folder: Path) -> FrozenRun:
             f"{folder} is not a run's folder (it has no {CONFIG_FILE}); `lmexp status NAME` lists the runs."
         )
     return from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+
+
+def _with_absolute_path(data: DataSpec) -> DataSpec:
+    """Return the spec with a path that means the same in another working directory."""
+    path = data.path and str(Path(data.path).expanduser().absolute())
+    return dataclasses.replace(data, path=path)
 
 
 def _beyond_plan(plan: Plan | None, composed: DictConfig, task_overrides: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from lmexp.errors import UserError
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -15,8 +17,16 @@ def installed_folder(name: str) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """Return (and create) the cache folder for one purpose; ``LMEXP_CACHE`` moves all of them."""
-    root = Path(os.environ.get("LMEXP_CACHE") or user_cache_path("lmexp"))
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
+    """Return (and create) the cache folder for one purpose; ``LMEXP_CACHE`` moves all of them.
+
+    Raises:
+        UserError: the folder cannot be created.
+    """
+    folder = Path(os.environ.get("LMEXP_CACHE") or user_cache_path("lmexp")) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot create the cache {folder} ({error.strerror}); name another: LMEXP_CACHE=DIR."
+        ) from error
     return folder

@@ -1,9 +1,6 @@
 """One run in this process, as a person sees it: a bar while it trains, then what came out and what to type next."""
 
-import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -97,10 +94,8 @@ def _facts(row: dict[str, Any]) -> str:
 
 
 def _next_commands(frozen: FrozenRun) -> Iterator[str]:
-    folder: Path | str = frozen.folder
-    with contextlib.suppress(ValueError):
-        folder = frozen.folder.relative_to(os.getcwd())
-    yield f'lmexp generate {folder} --prompt "ROMEO:"'
+    prompt = ' --prompt "ROMEO:"' if "shakespeare" in frozen.config.data.corpus else ""
+    yield f"lmexp generate {frozen.folder}{prompt}"
     if frozen.config.experiment == "quickstart":
         yield "lmexp run model=llama_small budget.seconds=120"
         yield "lmexp run -m experiment=gpt_to_llama          (18 runs of five minutes; stop and resume at will)"

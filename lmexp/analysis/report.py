@@ -21,11 +21,13 @@ from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import Measure, measure_of, p_text
 from lmexp.analysis.pictures import ARM_COLOURS, Picture
 from lmexp.analysis.strips import Scale, scale_of, verdict_strip, zero_strip
-from lmexp.analysis.tables import anova_table, arms_table, contrasts_table, interval_text, runs_table
+from lmexp.analysis.tables import anova_table, arms_table, contrasts_table, interval_text, runs_table, terminal_tables
 from lmexp.analysis.verdicts import Reading, Verdict
 from lmexp.criteria import Term
 from lmexp.plan import Plan
 from lmexp.results import STEP_SCHEMA, make_writable, write_text
+
+__all__ = ["Report", "render", "terminal_tables", "verdicts_record", "write_report"]
 
 _GLYPHS = {"SUPPORTED": "✓", "FALSIFIED": "✕", "INCONCLUSIVE": "?", "INADMISSIBLE": "∅"}
 _CELL_GLYPHS = {OK: "✓", MISSING: "·"}
@@ -36,8 +38,7 @@ _LABELS = {"mlx_version": "MLX", "blas": "BLAS", "git_commit": "Commit", "git_di
 class Report:
     """The files that were written, and what they say."""
 
-    folder: Path
-    html: Path
+    path: Path  # report.html
     verdicts: Path
     tables: tuple[Path, ...]
     analysis: Analysis
@@ -69,7 +70,7 @@ def write_report(plan: Plan, runs: pd.DataFrame, steps: Steps, folder: Path, not
     for name, text in files.items():
         write_text(folder / name, text)
     html, verdicts, *tables = (folder / name for name in files)
-    return Report(folder, html, verdicts, tuple(tables), analysis)
+    return Report(html, verdicts, tuple(tables), analysis)
 
 
 def verdicts_record(analysis: Analysis) -> dict[str, Any]:
@@ -376,10 +377,13 @@ def _environment_rows(analysis: Analysis) -> list[tuple[str, str]]:
 
 def _commands(analysis: Analysis) -> list[str]:
     """Return the commands that make these runs and this report again."""
-    if "/adhoc" in f"/{analysis.plan.path.parent.name}" or not len(analysis.used):
+    if not len(analysis.used):
         return []
     commits = list(analysis.environment.get("git_commit", {}))
     extra = sorted({str(text) for text in analysis.used.get("overrides", pd.Series(dtype=str)).dropna() if text})
     name = analysis.plan.name
     checkout = [f"git checkout {commits[0]}"] if len(commits) == 1 else []
-    return [*checkout, " ".join([f"lmexp run -m experiment={name}", *extra]), f"lmexp report {name}"]
+    return [
+        *checkout,
+        *(" ".join([verb, *extra]) for verb in (f"lmexp run -m experiment={name}", f"lmexp report {name}")),
+    ]
