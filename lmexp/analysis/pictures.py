@@ -28,6 +28,7 @@ ARM_COLOURS = ("#0072b2", "#c95500", "#00835f", "#a8498f", "#a97c00", "#4b9fd5")
 
 STYLE: Any = {
     "svg.fonttype": "none",  # real text: selectable, read aloud, set in the page's own font
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": GRID,
