@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lmexp.errors import UserError
 from lmexp.folders import cache_folder
 from lmexp.platform import advice
 from lmexp.platform.blas import REFERENCE
@@ -41,18 +42,38 @@ def doctor() -> list[Check]:
     """Look at everything that makes runs fast or possible; takes about a second. Call it before MLX is imported.
 
     Raises:
-        UserError: when ``LMEXP_BLAS`` names a library that cannot be used.
         RuntimeError: when MLX was imported before `prepare` was called.
     """
     load = check_load()  # first, for the others would count themselves
-    label = prepare()
+    cache = check_cache()
+    label, refused = _prepare()
     mlx = check_mlx()
-    checks = [mlx, check_compiler(), load, check_swap(), check_power(), check_results(), check_cache()]
-    if mlx.state != "fail":
-        checks[:1] = [check_device(), mlx, check_products(label)]
-        checks += [check_memory(), check_lock()]
-    checks += [check_data(), check_tiny_shakespeare(), check_tiktoken()]
+    works = mlx.state != "fail"
+    checks = [
+        check_device() if works else None,
+        mlx,
+        refused or (check_products(label) if works else None),
+        check_compiler(),
+        check_memory() if works else None,
+        load,
+        check_swap(),
+        check_power(),
+        check_lock() if works and cache.state == "ok" else None,
+        check_results(),
+        cache,
+        check_data(),
+        check_tiny_shakespeare(),
+        check_tiktoken(),
+    ]
     return [check for check in checks if check is not None]
+
+
+def _prepare() -> tuple[str, Check | None]:
+    """Ready the process; what the user must mend is a finding like any other."""
+    try:
+        return prepare(), None
+    except UserError as error:
+        return "", Check("matrix products", "fail", str(error))
 
 
 # ---- computing
@@ -212,8 +233,8 @@ def check_cache() -> Check:
     """Try to write the cache, and tell its size."""
     try:
         root = cache_folder("data").parent
-    except OSError as error:
-        return Check("cache", "fail", f"cannot be made: {error}", "export LMEXP_CACHE=FOLDER")
+    except UserError as error:
+        return Check("cache", "fail", str(error), "export LMEXP_CACHE=FOLDER")
     if (why := _unwritable(root)) is not None:
         return Check("cache", "fail", f"{root} cannot be written: {why}", "export LMEXP_CACHE=FOLDER")
     n_bytes = sum(file.lstat().st_size for file in root.rglob("*") if file.is_file())

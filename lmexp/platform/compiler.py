@@ -34,6 +34,7 @@ def isolate_kernels() -> None:
 
     Raises:
         OSError: when the cache folder cannot be written; MLX then keeps its shared folder.
+        UserError: when there can be no cache folder.
     """
     root = cache_folder(f"kernels/{_key()}").resolve()
     store, folder = root / "store", root / f"process-{os.getpid()}"

@@ -26,7 +26,7 @@ def device_lock(device: str | None = None, on_wait: Callable[[str], None] | None
         on_wait: told once who holds the device (``"process 4711"``) when this process must wait.
 
     Raises:
-        UserError: when the cache folder cannot be written.
+        UserError: when the lock's file cannot be written.
     """
     path = _lock_path(_default_device() if device is None else device)
     lock = FileLock(path, poll_interval=_POLL_SECONDS)
@@ -70,10 +70,7 @@ def _lock_path(device: str) -> Path:
     if device == "gpu":
         device = f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')[0] or '0'}"
     name = re.sub(r"[^A-Za-z0-9.-]", "_", f"{platform.node()}-{device}")
-    try:
-        return cache_folder("locks") / f"{name}.lock"
-    except OSError as error:
-        raise UserError(f"The cache folder cannot be written ({error}): set LMEXP_CACHE to one that can.") from error
+    return cache_folder("locks") / f"{name}.lock"
 
 
 def _holder_file(path: Path) -> Path:

@@ -53,6 +53,7 @@ def lend(addresses: Mapping[str, int]) -> None:
 
     Raises:
         ShimError: when no shim is cached and none can be built.
+        UserError: when there can be no cache folder.
     """
     shim = _load()
     shim.lmexp_bind(*(ctypes.c_void_p(addresses[name]) for name in PRODUCTS))
@@ -66,19 +67,12 @@ def shim_path() -> Path:
 
 def _load() -> ctypes.CDLL:
     """Load the cached shim globally; build it when it is absent, and again when the cached file is damaged."""
-    path = _cached_path()
+    path = shim_path()
     try:
         return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError:
         _build(path)
         return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-
-
-def _cached_path() -> Path:
-    try:
-        return shim_path()
-    except OSError as error:
-        raise ShimError(f"the cache folder cannot be written ({error.strerror}; LMEXP_CACHE moves it)") from error
 
 
 def _build(path: Path) -> None:

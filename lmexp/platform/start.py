@@ -25,7 +25,7 @@ def prepare() -> str:
         ``openblas 0.3.29 (scipy)``, or ``built-in`` for an MLX that was built by hand.
 
     Raises:
-        UserError: when ``LMEXP_BLAS`` names a library that cannot be used.
+        UserError: when ``LMEXP_BLAS`` names a library that cannot be used, or there can be no cache folder.
         RuntimeError: when MLX was imported before, so that a BLAS would come too late.
     """
     backend = mlx_backend()
@@ -84,8 +84,8 @@ def _keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks rather than return them to the kernel.
 
     MLX allocates every result anew; by default each large one is mapped, zeroed page by page and unmapped again, which
-    takes 8 times as long as the arithmetic of an elementwise product of 8 million floats (20 ms against 2.5), and 5% of a
-    training step at 256 tokens. Other C libraries have no mallopt.
+    takes 8 times as long as the arithmetic of an elementwise product of 8 million floats (20 ms against 2.5), and 5% of
+    a training step at 256 tokens. Other C libraries have no mallopt.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):

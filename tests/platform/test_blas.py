@@ -246,13 +246,22 @@ def test_processes_that_build_at_once_all_succeed(environment, tmp_path):
     assert [file.suffix for file in (tmp_path / "cache" / "blas").iterdir()] == [".so"]
 
 
-def test_an_unwritable_cache_is_one_warning_each_for_blas_and_kernels(run_python, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    done = run_python(SCIPY_ONLY, LMEXP_CACHE=str(blocked / "cache"))
+def test_a_cache_that_cannot_be_written_is_one_warning_each_for_blas_and_kernels(run_python):
+    # Folders that allow no entry, even to root, as on a read-only disk.
+    full = "import os, tempfile\ndef refuse(*_, **__): raise OSError(30, 'Read-only file system')\n"
+    code = full + "tempfile.TemporaryDirectory = refuse\n" + SCIPY_ONLY
+    code = code.replace("print(prepare())", "compiler._link_all = refuse; print(prepare())")
+    done = run_python("from lmexp.platform import compiler\n" + code)
     assert done.stdout.strip() == "reference"
     assert len(done.stderr.splitlines()) == 2
     assert done.stderr.count("LMEXP_CACHE") == 2
+
+
+def test_a_cache_that_cannot_be_is_the_users_to_mend(run_python, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_python(SCIPY_ONLY, check=False, LMEXP_CACHE=str(tmp_path / "file" / "cache"))
+    assert "UserError" in done.stderr
+    assert "LMEXP_CACHE" in done.stderr
 
 
 def test_advice_fits_the_distribution(tmp_path, monkeypatch):

@@ -41,6 +41,17 @@ def test_a_broken_mlx_fails_and_nothing_more_is_asked_of_it(run_python, tmp_path
 
 
 @linux_cpu
+def test_what_the_user_must_mend_fails_and_the_rest_is_still_told(run_python, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, value in {"LMEXP_BLAS": "/nowhere/blas.so", "LMEXP_CACHE": str(tmp_path / "file" / "cache")}.items():
+        done = run_python(DOCTOR, check=False, **{name: value})
+        assert done.returncode == 1, done.stderr
+        assert "✗ matrix products" in " ".join(done.stdout.split())
+        assert name in done.stdout
+        assert "GPT-2 vocabulary" in done.stdout
+
+
+@linux_cpu
 def test_a_product_half_as_fast_as_numpys_is_a_warning(monkeypatch):
     monkeypatch.setattr(checks, "_SPIN_SECONDS", 0)
     monkeypatch.setattr(checks, "numpy_gflops", lambda: 100.0)
