@@ -75,9 +75,11 @@ def _sentence(slowdown: float, slowest: Probe, slow: tuple[Probe, ...], n_runs: 
         return "One run: its probes cannot tell whether the machine kept its pace."
     if not slow:
         return f"The machine kept its pace: the slowest of {n_runs} runs had {slowdown:.1%} less than the fastest."
-    spread = max(arms.values()) - min(arms.values())
-    favour = f" The arms' mean pace differs by {spread:.1%}." if len(arms) > 1 else ""
-    return (
-        f"The machine slowed: around {len(slow)} of {n_runs} runs it was more than {TOLERANCE:.0%} slower than around "
-        f"the fastest, around {slowest.arm} seed {slowest.seed} by {slowdown:.1%}.{favour}"
+    text = (
+        f"The machine slowed: during {len(slow)} of {n_runs} runs it was more than {TOLERANCE:.0%} slower than at its "
+        f"fastest; during {slowest.arm} seed {slowest.seed}, {slowdown:.1%} slower."
     )
+    if len(arms) == 1:
+        return text
+    (best, high), (worst, low) = (pick(arms.items(), key=lambda item: item[1]) for pick in (max, min))
+    return f"{text} The arms' mean pace ranges from {low:.1%} ({worst}) to {high:.1%} ({best})."

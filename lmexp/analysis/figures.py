@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lmexp.analysis.analyse import AgainstControl, Analysis
 from lmexp.analysis.curves import Curve, gaps_to, mean_curve
+from lmexp.analysis.drift import TOLERANCE
 from lmexp.analysis.pictures import (
     ACCENT,
     CONTROL,
@@ -328,7 +329,7 @@ def drift_plot(analysis: Analysis) -> Picture | None:
         return None
     caption = (
         f"The machine's pace around each of n = {len(probes)} runs, in order of their start; 100% is the fastest. "
-        "Below the shaded band the machine was more than 5% slower."
+        f"Below the shaded band the machine was more than {TOLERANCE:.0%} slower."
     )
     alt = f"Machine pace over {len(probes)} runs. {analysis.drift.sentence}"
     return _picture("drift", alt, caption, lambda width: _drift(analysis, width))
@@ -338,7 +339,7 @@ def _drift(analysis: Analysis, width: float) -> Figure:
     probes = [probe for probe in analysis.drift.probes if probe.pace is not None]
     drawn = figure(width, 200)
     axes = drawn.add_axes((48 / width, 0.2, 1 - 58 / width, 0.62))
-    axes.axhspan(95, 100, color=GRID, alpha=0.45, linewidth=0)
+    axes.axhspan(100 * (1 - TOLERANCE), 100, color=GRID, alpha=0.45, linewidth=0)
     slow = {probe.run_id for probe in analysis.drift.slow}
     orders = np.arange(1, len(probes) + 1)
     ends = np.array([[rate or np.nan for rate in (probe.before, probe.after)] for probe in probes]) * 100

@@ -359,7 +359,7 @@ class TestDrift:
         assert found.slowdown == pytest.approx(0.1)
         assert [(probe.arm, probe.seed) for probe in found.slow] == [("gqa", 1)]
         assert "The machine slowed" in found.sentence
-        assert "gqa seed 1 by 10.0%" in found.sentence
+        assert "during gqa seed 1, 10.0% slower" in found.sentence
 
     def test_five_per_cent_is_the_bound(self):
         for last, n_slow in ((95.5, 0), (94.5, 1)):
