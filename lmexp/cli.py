@@ -150,8 +150,7 @@ def _prompts(parsed: argparse.Namespace) -> Any:
 def _doctor(parsed: argparse.Namespace) -> int:
     from lmexp import platform
 
-    platform.prepare()
-    return platform.print_doctor()
+    return 0 if platform.print_doctor() else 1
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ ROOMS = {
     "criteria": set(),
     "plan": {"criteria"},
     "results": set(),
-    "train": set(),
+    "train": {"platform"},
     "judge": set(),
     "config": {"data", "model", "plan", "results", "train"},
     "compose": {"config", "plan"},
@@ -50,7 +50,7 @@ def imports_of(path):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
     rooms = {name.split(".")[1] for name in names if name.startswith("lmexp.")}
     return {room for room in rooms if room in ROOMS}
 

@@ -154,14 +154,14 @@ def _arm_table(analysis: Analysis) -> "Table":
     table.add_column("Arm")
     table.add_column("n", justify="right")
     for measure in analysis.measures:
-        heading = f"{measure.label}, {measure.unit}" if measure.unit else measure.label
-        table.add_column(escape(heading), justify="right")
-    table.add_column(escape(f"{analysis.primary.label}: difference"), justify="right")
+        table.add_column(escape(f"{measure.label}\n{measure.unit}"), justify="right")
     gaps = {found.arm: found for found in analysis.comparisons[analysis.primary.name]}
+    if gaps:
+        table.add_column(escape(f"Difference from {analysis.plan.control}\n{analysis.primary.unit}"), justify="right")
     for arm in analysis.plan.arms:
         cells = [_mean_and_spread(analysis, measure.name, arm) for measure in analysis.measures]
         n = str(analysis.summaries[analysis.primary.name][arm].n)
-        table.add_row(escape(arm), n, *cells, gap_text(analysis, gaps.get(arm)))
+        table.add_row(escape(arm), n, *cells, *([gap_text(analysis, gaps.get(arm))] if gaps else []))
     return table
 
 
@@ -170,8 +170,8 @@ def _mean_and_spread(analysis: Analysis, metric: str, arm: str) -> str:
     summary = analysis.summaries[metric][arm]
     if summary.mean is None:
         return "\N{EN DASH}"
-    spread = f" ± {measure.text(summary.std)}" if measure.name == analysis.primary.name else ""
-    return measure.text(summary.mean) + spread
+    has_spread = metric == analysis.primary.name and summary.n > 1
+    return measure.text(summary.mean) + (f" ± {measure.text(summary.std)}" if has_spread else "")
 
 
 def gap_text(analysis: Analysis, found: AgainstControl | None) -> str:
@@ -180,9 +180,9 @@ def gap_text(analysis: Analysis, found: AgainstControl | None) -> str:
         return ""
     together, primary = found.difference.simultaneous, analysis.primary
     if not together.has_interval:
-        return f"{primary.signed(together.value)} [undefined]"
-    interval = f"[{primary.signed(together.low)}, {primary.signed(together.high)}]"
-    return f"{primary.signed(together.value)} {interval} p {p_text(found.difference.p_adjusted)}"
+        return f"{primary.signed(together.value)} (interval undefined)"
+    limits = f"({primary.signed(together.low)} to {primary.signed(together.high)})"
+    return f"{primary.signed(together.value)} {limits}, p {p_text(found.difference.p_adjusted)}"
 
 
 def interval_text(estimate: Estimate, places: int = 2) -> str:

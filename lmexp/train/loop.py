@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import mlx.core as mx
-
+from lmexp import platform
 from lmexp.train.budget import Clock
 from lmexp.train.step import Batch, Stepper, StepResult
 
@@ -138,7 +137,7 @@ class Log:
                 "train_loss_nats": self.train_loss_nats if self._losses else None,
                 "grad_norm": self.grad_norm,
                 "tokens_per_second": (clock.tokens - before["tokens"]) / seconds if seconds > 0 else None,
-                "peak_memory_bytes": mx.get_peak_memory(),
+                "peak_memory_bytes": platform.peak_memory_bytes(),
             }
         )
         self._losses.clear()
