@@ -141,7 +141,8 @@ def _breach(accounting: Accounting, primary: "_Table") -> str | None:
     gaps = accounting.gaps
     if gaps:
         named = ", ".join(map(str, gaps[:4])) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
-        return f"{len(gaps)} of {len(accounting.cells)} cells have no result: {named}."
+        has = "has" if len(gaps) == 1 else "have"
+        return f"{len(gaps)} of {len(accounting.cells)} cells {has} no result: {named}."
     return f"There are {TOO_FEW}." if primary.complete.sum() < 2 else None
 
 

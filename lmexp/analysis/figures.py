@@ -242,7 +242,8 @@ def _bundle(axes: Axes, curves: Sequence[Curve], colour: str, confidence: float,
             axes.plot(curve.seconds, curve.values, color=colour, linewidth=0.8, alpha=0.5)
     if mean.low is not None and mean.high is not None:
         axes.fill_between(mean.seconds, mean.low, mean.high, color=colour, alpha=0.16, linewidth=0)
-    axes.plot(mean.seconds, mean.mean, color=colour, linewidth=2)
+    marker = "o" if len(mean.seconds) == 1 else None  # one evaluation makes no line
+    axes.plot(mean.seconds, mean.mean, marker=marker, color=colour, linewidth=2)
 
 
 def _limit_loss(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -290,8 +291,9 @@ def _gap_figure(analysis: Analysis, by_arm: dict[str, list[Curve]], heading: str
         if thin and mean.n > 1:
             for gap in gaps:
                 axes.plot(gap.seconds, gap.values, color=colour[arm], linewidth=0.8, alpha=0.4)
-        axes.plot(mean.seconds, mean.mean, color=colour[arm], linewidth=2)
-        ends[arm] = (float(mean.seconds[-1]), float(mean.mean[-1]))
+        if len(mean.seconds):  # the seeds may have no second in common
+            axes.plot(mean.seconds, mean.mean, color=colour[arm], linewidth=2)
+            ends[arm] = (float(mean.seconds[-1]), float(mean.mean[-1]))
     _limit_gaps(axes, [gap for gaps in by_arm.values() for gap in gaps])
     _end_labels(axes, ends, colour, height)
     axes.xaxis.set_major_locator(MaxNLocator(6 if width == WIDE else 4, steps=_TIME_STEPS))
@@ -316,7 +318,7 @@ def _end_labels(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[s
     for arm, (_, y) in sorted(ends.items(), key=lambda item: item[1][1]):
         places[arm] = below = max(y, below + least)
     excess = max(0.0, below - high)
-    right = max(x for x, _ in ends.values())
+    right = max((x for x, _ in ends.values()), default=0.0)
     for arm, y in places.items():
         placed: Any = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
         axes.annotate(arm, (right, y - excess), color=colour[arm], weight="bold", **placed)

@@ -360,9 +360,13 @@ def _sums(analysis: Analysis) -> tuple[str, str]:
     parts = [f"{count} {state}" for state, count in states.items()]
     left_out = len(accounting.left_out)
     return (
-        f"{len(accounting.cells)} cells planned = {' + '.join(parts)}",
-        f"{accounting.n_launched} runs launched = {accounting.n_used} used + {left_out} left out",
+        f"{_counted(len(accounting.cells), 'cell')} planned = {' + '.join(parts)}",
+        f"{_counted(accounting.n_launched, 'run')} launched = {accounting.n_used} used + {left_out} left out",
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _environment_rows(analysis: Analysis) -> list[tuple[str, str]]:

@@ -127,9 +127,10 @@ def verdicts_table(analysis: Analysis) -> pd.DataFrame:
 
 
 def terminal_tables(analysis: Analysis) -> "list[Table]":
-    """Return the verdict table (when there are hypotheses) and the arm table for the terminal."""
+    """Return tables for the terminal: verdicts, arms, differences from the control; those that the plan allows."""
     verdicts = [_verdict_table(analysis)] if analysis.verdicts else []
-    return [*verdicts, _arm_table(analysis)]
+    gaps = [_gap_table(analysis)] if analysis.comparisons[analysis.primary.name] else []
+    return [*verdicts, _arm_table(analysis), *gaps]
 
 
 def _verdict_table(analysis: Analysis) -> "Table":
@@ -155,13 +156,9 @@ def _arm_table(analysis: Analysis) -> "Table":
     table.add_column("n", justify="right")
     for measure in analysis.measures:
         table.add_column(escape(f"{measure.label}\n{measure.unit}"), justify="right")
-    gaps = {found.arm: found for found in analysis.comparisons[analysis.primary.name]}
-    if gaps:
-        table.add_column(escape(f"Difference from {analysis.plan.control}\n{analysis.primary.unit}"), justify="right")
     for arm in analysis.plan.arms:
         cells = [_mean_and_spread(analysis, measure.name, arm) for measure in analysis.measures]
-        n = str(analysis.summaries[analysis.primary.name][arm].n)
-        table.add_row(escape(arm), n, *cells, *([gap_text(analysis, gaps.get(arm))] if gaps else []))
+        table.add_row(escape(arm), str(analysis.summaries[analysis.primary.name][arm].n), *cells)
     return table
 
 
@@ -174,15 +171,20 @@ def _mean_and_spread(analysis: Analysis, metric: str, arm: str) -> str:
     return measure.text(summary.mean) + (f" ± {measure.text(summary.std)}" if has_spread else "")
 
 
-def gap_text(analysis: Analysis, found: AgainstControl | None) -> str:
-    """Return a difference with its simultaneous interval and adjusted p, as the terminal shows it."""
-    if found is None:
-        return ""
-    together, primary = found.difference.simultaneous, analysis.primary
-    if not together.has_interval:
-        return f"{primary.signed(together.value)} (interval undefined)"
-    limits = f"({primary.signed(together.low)} to {primary.signed(together.high)})"
-    return f"{primary.signed(together.value)} {limits}, p {p_text(found.difference.p_adjusted)}"
+def _gap_table(analysis: Analysis) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    primary, table = analysis.primary, Table(box=None, pad_edge=False)
+    headings = (f"{primary.label} minus {analysis.plan.control}\n{primary.unit}", "Simultaneous interval", "Adjusted p")
+    for heading in ("Arm", *headings, "Hedges' g"):
+        table.add_column(escape(heading), justify="left" if heading == "Arm" else "right")
+    for found in analysis.comparisons[primary.name]:
+        gap, together = primary.signed(found.difference.alone.value), found.difference.simultaneous
+        limits = f"{primary.signed(together.low)} to {primary.signed(together.high)}"
+        interval, p = limits if together.has_interval else "undefined", p_text(found.difference.p_adjusted)
+        table.add_row(escape(found.arm), gap, interval, p, number_text(found.effects.hedges_g.value))
+    return table
 
 
 def interval_text(estimate: Estimate, places: int = 2) -> str:

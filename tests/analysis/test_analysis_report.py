@@ -259,6 +259,7 @@ class TestDegeneratePlans:
         made = report(tmp_path, quickstart(**changes))
         page = Page(made.path.read_text(encoding="utf-8"))
         assert page.open == []
+        assert terminal_tables(made.analysis)
         assert all(arm in page.text for arm in made.analysis.plan.arms)
         assert "nan" not in page.text.lower()
 
@@ -272,7 +273,7 @@ class TestDegeneratePlans:
         runs = spoil(make_runs(plan), "quickstart", 0, "oom", "out of memory")
         page = Page(report(tmp_path, plan, runs, {}).path.read_text(encoding="utf-8"))
         assert "out of memory" in page.text
-        assert "1 cells planned = 0 ok + 0 missing + 1 oom" in page.text
+        assert "1 cell planned = 0 ok + 0 missing + 1 oom" in page.text
 
     @pytest.mark.parametrize(("field", "name"), [("omnibus", "anova"), ("contrasts", "tukey"), ("effect_size", "eta")])
     def test_an_unknown_test_is_refused(self, field, name):
@@ -326,6 +327,19 @@ class TestCurves:
         curves = [self.curve(0, [0, 10], [4, 2], "base"), self.curve(1, [0, 10], [9, 9], "base")]
         (gap,) = gaps_to([*curves, self.curve(0, [0, 5, 10], [5, 3, 1])], "base")
         assert gap.values.tolist() == [1, 0, -1]
+
+    @pytest.mark.parametrize("times", [([5.0], [5.0]), ([1, 2], [8, 9]), ([1, 2, 3], [2, 3, 4]), ([1, 9], [2, 3])])
+    def test_curves_of_any_times_can_be_drawn(self, times):
+        plan = make_plan(seeds=(0, 1), arms={"baseline": (), "gqa": ()}, hypotheses=(), analysis=NO_TESTS)
+        analysis = analyse(plan, make_runs(plan))
+        curves = [
+            self.curve(seed, times[seed], np.linspace(3, 2, len(times[seed])) + (arm == "gqa"), arm)
+            for arm in plan.arms
+            for seed in plan.seeds
+        ]
+        assert "<svg" in figures.loss_curves(analysis, curves, "Loss").wide
+        gaps = figures.gap_curves(analysis, curves, "bits/byte")
+        assert gaps is None or "nan" not in gaps.wide
 
     def test_points_without_an_evaluation_are_skipped(self):
         runs = make_runs(PLAN)

@@ -232,7 +232,7 @@ class TestOnRows:
         runs = without(runs, "gqa", 2) if spoiled == "missing" else spoil(runs, "gqa", 2, "diverged", "NaN")
         found = judged("diff(rope, baseline) < 0", runs)
         assert found.verdict == INADMISSIBLE
-        assert found.reason == f"1 of 18 cells have no result: gqa seed 2 ({spoiled})."
+        assert found.reason == f"1 of 18 cells has no result: gqa seed 2 ({spoiled})."
         assert found.support == HOLDS
 
     def test_one_seed_is_too_few(self):
