@@ -79,25 +79,33 @@ def _estimation_caption(analysis: Analysis, shown: Sequence[AgainstControl]) -> 
 
 
 def _estimation(analysis: Analysis, shown: Sequence[AgainstControl], width: float) -> Figure:
-    per_band = 6 if width == WIDE else 3
+    """Draw bands of arms, one beneath the other; in each the values above and the differences below."""
+    per_band, band_height = (6, 440) if width == WIDE else (3, 400)
     bands = [shown[start : start + per_band] for start in range(0, len(shown), per_band)]
-    drawn = figure(width, 440 * len(bands) if width == WIDE else 400 * len(bands))
-    columns = min(per_band, len(shown))
+    drawn = figure(width, band_height * len(bands))
     left, height = 58 / width, 1 / len(bands)
-    value_axes, gap_axes = [], []
+    pairs = []
     for place, band in enumerate(bands):
         base = 1 - (place + 1) * height
-        gap_axes.append(drawn.add_axes((left, base + 0.02 * height, 1 - left - 0.01, 0.38 * height)))
-        value_axes.append(drawn.add_axes((left, base + 0.5 * height, 1 - left - 0.01, 0.41 * height)))
-        _pairs(value_axes[-1], analysis, band)
-        _gaps(gap_axes[-1], analysis, band)
-        for axes in (value_axes[-1], gap_axes[-1]):
-            axes.set_xlim(-0.45, columns - 0.35)
-    for group in (value_axes, gap_axes):
+        values = drawn.add_axes((left, base + 0.5 * height, 0.99 - left, 0.41 * height))
+        gaps = drawn.add_axes((left, base + 0.02 * height, 0.99 - left, 0.38 * height))
+        _pairs(values, analysis, band)
+        _gaps(gaps, analysis, band)
+        for axes in (values, gaps):
+            _only_horizontals(axes)
+            axes.set_xlim(-0.45, min(per_band, len(shown)) - 0.35)
+        pairs.append((values, gaps))
+    for group in zip(*pairs, strict=True):
         _share_limits(group)
-    _heading(value_axes[0], f"{analysis.primary.label}, {analysis.primary.unit}", lift=25)
-    _heading(gap_axes[0], f"Difference from {analysis.plan.control}, {analysis.primary.unit}", lift=8)
+    _heading(pairs[0][0], f"{analysis.primary.label}, {analysis.primary.unit}", lift=25)
+    _heading(pairs[0][1], f"Difference from {analysis.plan.control}, {analysis.primary.unit}", lift=8)
     return drawn
+
+
+def _only_horizontals(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.spines["bottom"].set_visible(False)
 
 
 def _pairs(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> None:
@@ -112,15 +120,13 @@ def _pairs(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> No
         axes.plot(np.full(len(before), x - 0.2), before, "o", **hollow)
         axes.plot(np.full(len(after), x + 0.2), after, "o", color=colour[comparison.arm], markersize=6)
         _arm_label(axes, x, comparison.arm, colour[comparison.arm])
-    axes.set_xticks([])
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.spines["bottom"].set_visible(False)
 
 
-def _arm_label(axes: Axes, x: float, arm: str, colour: str) -> None:
+def _arm_label(axes: Axes, x: float, arm: str, colour: str, slant: float = 0) -> None:
     placed: Any = {"xycoords": ("data", "axes fraction"), "xytext": (0, 6), "textcoords": "offset points"}
+    turned: Any = {"rotation": slant, "ha": "left", "rotation_mode": "anchor"} if slant else {"ha": "center"}
     size = 11 if len(arm) < 12 else 9
-    axes.annotate(arm, (x, 1.0), ha="center", color=colour, weight="bold", fontsize=size, **placed)
+    axes.annotate(arm, (x, 1.0), color=colour, weight="bold", fontsize=size, **placed, **turned)
 
 
 def _values_by_seed(analysis: Analysis, arm: str) -> list[tuple[float, float]]:
@@ -138,46 +144,44 @@ def _gaps(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> Non
     axes.axhline(0, color=INK, linewidth=1)
     for x, comparison in enumerate(band):
         together, own = comparison.difference.simultaneous, colour[comparison.arm]
-        axes.plot(
-            np.full(len(comparison.paired), x - 0.2), comparison.paired, "o", color=own, markersize=3.6, alpha=0.6
-        )
+        beside = np.full(len(comparison.paired), x - 0.2)
+        axes.plot(beside, comparison.paired, "o", color=own, markersize=3.6, alpha=0.6)
         if together.low is not None and together.high is not None:
             axes.plot([x, x], [together.low, together.high], color=own, linewidth=2.4)
         axes.plot([x], [together.value or 0.0], "o", color=own, markersize=7.5)
         text = analysis.primary.signed(together.value)
         axes.annotate(text, (x, together.value or 0.0), (9, 0), textcoords="offset points", va="center", fontsize=10)
-    axes.set_xticks([])
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.spines["bottom"].set_visible(False)
 
 
 def _seeds_plot(analysis: Analysis) -> Picture:
     """Draw every seed and the mean of every arm, when there is nothing to compare with."""
     primary, summaries = analysis.primary, analysis.summaries[analysis.primary.name]
-    counts = ", ".join(f"{arm} n = {summary.n}" for arm, summary in summaries.items())
-    caption = f"Every dot is one run; the bar is the arm's mean ({counts})."
+    counts = sorted({summary.n for summary in summaries.values()})
+    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    caption = f"Every dot is one run, n = {runs} per arm; the bar is the arm's mean."
     alt = f"{primary.label} by arm. " + " ".join(
         f"{a}: {primary.text(s.mean)} {primary.unit}." for a, s in summaries.items()
     )
 
-    def draw(width: float) -> Figure:
-        drawn = figure(width, 260 if width == WIDE else 240)
-        axes = drawn.add_axes((58 / width, 0.1, 1 - 68 / width, 0.68))
-        colour = colours(analysis)
-        for x, (arm, summary) in enumerate(summaries.items()):
-            present = [value for value in summary.values if value is not None]
-            axes.plot(np.full(len(present), x), present, "o", color=colour[arm], markersize=7)
-            if summary.n > 1 and summary.mean is not None:
-                axes.plot([x - 0.15, x + 0.15], [summary.mean] * 2, color=INK, linewidth=2)
-            _arm_label(axes, x, arm, colour[arm])
-        axes.set_xlim(-0.5, len(summaries) - 0.5)
-        axes.set_xticks([])
-        axes.margins(y=0.2)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        _heading(axes, f"{primary.label}, {primary.unit}", lift=25)
-        return drawn
+    return _picture("estimation", alt, caption, lambda width: _seeds(analysis, width))
 
-    return _picture("estimation", alt, caption, draw)
+
+def _seeds(analysis: Analysis, width: float) -> Figure:
+    summaries, colour = analysis.summaries[analysis.primary.name], colours(analysis)
+    crowded = len(summaries) > (9 if width == WIDE else 3)  # then the names stand at a slant
+    drawn = figure(width, 300)
+    axes = drawn.add_axes((58 / width, 0.06, 1 - 68 / width, 0.6 if crowded else 0.74))
+    for x, (arm, summary) in enumerate(summaries.items()):
+        present = [value for value in summary.values if value is not None]
+        axes.plot(np.full(len(present), x), present, "o", color=colour[arm], markersize=7)
+        if summary.n > 1 and summary.mean is not None:
+            axes.plot([x - 0.15, x + 0.15], [summary.mean] * 2, color=INK, linewidth=2)
+        _arm_label(axes, x, arm, colour[arm], slant=30 if crowded else 0)
+    axes.set_xlim(-0.5, len(summaries) - 0.5)
+    axes.margins(y=0.2)
+    _only_horizontals(axes)
+    _heading(axes, f"{analysis.primary.label}, {analysis.primary.unit}", lift=80 if crowded else 25)
+    return drawn
 
 
 def loss_curves(analysis: Analysis, curves: Sequence[Curve], metric_label: str) -> Picture | None:
