@@ -14,9 +14,9 @@ class SinusoidalPosition(nn.Module):
     """Fixed sines and cosines, added to the embedding (Vaswani et al. 2017, section 3.5; sines first, then cosines).
 
     Their root mean square is that of a fresh embedding, so that neither drowns the other, and sinusoidal and learned
-    positions start at the same size. At amplitude 1 the positions drown the tokens: a 4-layer, 128-wide model was still
-    at the unigram loss (3.34 nats) after 300 steps on tiny Shakespeare, with the paper's sqrt(d_model) on the embedding
-    it reached 2.50, as here 2.40 (learned positions: 2.42).
+    positions start at the same size. Measured on gpt_small, 600 steps of 64 x 256 characters of tiny Shakespeare,
+    validation nats: 1.74 so, 1.74 with learned positions; 2.55 at amplitude 1, where the positions drown the tokens; 1.94
+    at amplitude 1 with the paper's sqrt(d_model) on the embedding.
     """
 
     def __init__(self, context_length: int, d_model: int):
