@@ -15,7 +15,7 @@ class SinusoidalPosition(nn.Module):
 
     Their root mean square is that of a fresh embedding, so that neither drowns the other, and sinusoidal and learned
     positions start at the same size. Measured on gpt_small, 600 steps of 64 x 256 characters of tiny Shakespeare,
-    validation nats: 1.74 so, 1.74 with learned positions; 2.55 at amplitude 1, where the positions drown the tokens; 1.94
+    validation nats: 1.74 so, 1.74 with learned positions; 2.55 at amplitude 1, where positions drown the tokens; 1.94
     at amplitude 1 with the paper's sqrt(d_model) on the embedding.
     """
 
