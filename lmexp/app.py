@@ -14,7 +14,7 @@ from lmexp import platform
 from lmexp.compose import CONFIG_NAME, plain_errors, single_overrides
 from lmexp.config import freeze
 from lmexp.errors import UserError
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 
 QUICKSTART = "experiment=quickstart"
 

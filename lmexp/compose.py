@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lmexp.config import ADHOC, FrozenRun, freeze
 from lmexp.errors import UserError, unknown
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 from lmexp.plan import Plan, read_plan
 
 CONFIG_NAME = "config"

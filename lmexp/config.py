@@ -15,9 +15,10 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
+from lmexp.files import write_text
 from lmexp.model.spec import ModelSpec
 from lmexp.plan import Plan, read_plan
-from lmexp.results import CONFIG_FILE, write_text
+from lmexp.results import CONFIG_FILE
 from lmexp.train.budget import BudgetSpec
 from lmexp.train.schedule import ScheduleSpec
 from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lmexp.errors import UserError, unknown
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 
 DIRECTIONS = ("lower", "higher")
 

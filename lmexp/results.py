@@ -6,7 +6,7 @@ under a temporary name, fsynced and renamed, so that a reader sees a whole file 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from lmexp.errors import UserError
+from lmexp.files import write_atomic, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,33 +91,6 @@ STEP_SCHEMA = _schema(
         "peak_memory_bytes": (_WHOLE, "bytes"),
     }
 )
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, fsync it and rename it: all of it appears, or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last through a power cut (a folder's entry is data of the folder)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_run(folder: Path, row: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from lmexp import STARTED_AT, platform, results
 from lmexp.config import FrozenRun, RunConfig, save
 from lmexp.data import Batches, Dataset, Split, load_dataset
 from lmexp.errors import UserError
+from lmexp.files import write_atomic, write_text
 from lmexp.judge import Judge, Score
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
@@ -67,7 +68,7 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
         row["status"] = "ok"
     except BaseException as error:
         row["status"], row["error"] = _status(error), _sentence(error)
-        results.write_text(folder / results.ERROR_FILE, traceback.format_exc())
+        write_text(folder / results.ERROR_FILE, traceback.format_exc())
         if isinstance(error, KeyboardInterrupt | UserError):
             raise
     finally:
@@ -174,7 +175,7 @@ class _Checkpoint:
         return self.folder / name
 
     def save(self, name: str) -> None:
-        results.write_atomic(self.path(name), lambda path: self.model.save_weights(str(path)))
+        write_atomic(self.path(name), lambda path: self.model.save_weights(str(path)))
 
 
 class _Evaluation:

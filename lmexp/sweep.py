@@ -15,6 +15,7 @@ from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
 from lmexp.config import ADHOC, FrozenRun, to_mapping
 from lmexp.display import SweepDisplay
 from lmexp.errors import UserError
+from lmexp.files import write_text
 from lmexp.plan import cells, read_plan
 from lmexp.results import make_writable
 from lmexp.streams import stream_seed
@@ -183,7 +184,7 @@ def _record_silent_death(child: Child) -> None:
         "config_sha256": config.sha256,
         "budget_seconds": config.budget.seconds,
     }
-    results.write_text(folder / results.ERROR_FILE, said or error)
+    write_text(folder / results.ERROR_FILE, said or error)
     results.write_run(folder, row)
     results.finish(folder, results.FAILED)
 

@@ -10,7 +10,7 @@ from lmexp import config as config_room
 from lmexp.compose import cell_overrides, compose_run, single_overrides
 from lmexp.config import from_mapping, load, save, to_mapping
 from lmexp.errors import UserError
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 from lmexp.plan import read_plan
 
 GROUPS = ("model", "data", "optimizer", "schedule", "compile", "precision", "budget")

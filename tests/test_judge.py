@@ -75,3 +75,10 @@ def test_a_uniform_model_needs_the_logarithm_of_the_vocabulary():
     text = np.frombuffer(b"any text at all, of any length", dtype=np.uint8)
     score = Judge(Table(uniform), text, np.ones(256, np.int32), 7, compiled=False)()
     assert score.bits_per_byte == pytest.approx(8.0, rel=1e-6)
+
+
+def test_judging_leaves_the_weights_where_they_were():
+    model = Table(TABLE)
+    Judge(model, TOKENS, BYTES, 3, compiled=True)()
+    # An array left over from tracing could not be read.
+    assert np.allclose(np.exp(np.array(model.log_table)), TABLE)

@@ -11,6 +11,7 @@ import pytest
 
 from lmexp import results
 from lmexp.errors import UserError
+from lmexp.files import write_atomic, write_text
 
 RUN_COLUMNS = """
 experiment arm seed run_id status error plan_sha256 registered config_sha256 git_commit git_dirty started_at host device
@@ -48,14 +49,14 @@ def test_an_unknown_column_is_refused(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "file.txt"
-    results.write_text(path, "old")
+    write_text(path, "old")
 
     def fail(temporary):
         temporary.write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        results.write_atomic(path, fail)
+        write_atomic(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -117,10 +118,10 @@ def test_a_claim_excludes_others_and_ends_with_a_killed_process(tmp_path):
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file_or_none(tmp_path):
     code = (
-        "import sys, pathlib; from lmexp import results\n"
+        "import sys, pathlib; from lmexp import files\n"
         "n = 0\n"
         "while True:\n"
-        "    n += 1; results.write_text(pathlib.Path(sys.argv[1]) / 'file', str(n % 10) * 200_000)\n"
+        "    n += 1; files.write_text(pathlib.Path(sys.argv[1]) / 'file', str(n % 10) * 200_000)\n"
         "    print(n, flush=True)"
     )
     for patience in (0.0, 0.013, 0.031):

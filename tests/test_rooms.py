@@ -12,8 +12,8 @@ import lmexp
 
 PACKAGE = Path(lmexp.__file__).parent
 
-# Every room, with the rooms of lmexp it may import. `errors`, `folders` and `streams` may be imported by all.
-COMMON = {"errors", "folders", "streams"}
+# Every room, with the rooms of lmexp it may import. `errors`, `files` and `streams` may be imported by all.
+COMMON = {"errors", "files", "streams"}
 ROOMS = {
     "model": set(),
     "data": set(),
@@ -37,7 +37,7 @@ ROOMS = {
     "cli": {"app", "generate", "plan", "platform", "status"},
     "__main__": {"cli"},
     "errors": set(),
-    "folders": set(),
+    "files": set(),
     "streams": set(),
 }
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmexp.data import plays, synthetic
-from lmexp.data.files import shared_data, write_atomically
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder, shared_data, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def _tiny_shakespeare_bytes() -> bytes:
             return content
         _log.warning("%s is damaged and is downloaded again", cached)
     content = _download_tiny(cached)
-    write_atomically(cached, content)
+    write_atomic(cached, lambda path: path.write_bytes(content))
     return content
 
 

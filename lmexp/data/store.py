@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lmexp.data.files import write_atomically
 from lmexp.errors import UserError
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +58,8 @@ def save(name: str, key: Key, tokens: np.ndarray, facts: dict[str, Any]) -> None
     sha256 = hashlib.sha256(content).hexdigest()
     written = {"key": key, "dtype": str(tokens.dtype), "n_bytes": len(content), "sha256": sha256, "facts": facts}
     try:
-        write_atomically(ids, content)
-        write_atomically(description, json.dumps(written).encode())
+        write_atomic(ids, lambda path: path.write_bytes(content))
+        write_atomic(description, lambda path: path.write_bytes(json.dumps(written).encode()))
     except OSError as error:
         raise UserError(
             f"The cache {ids.parent} cannot be written ({error.strerror}): free some space or let LMEXP_CACHE name "

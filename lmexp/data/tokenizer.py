@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lmexp.data.files import shared_data, write_atomically
 from lmexp.errors import UserError
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder, shared_data, write_atomic
 
 if TYPE_CHECKING:
     import tiktoken
@@ -88,7 +87,7 @@ class _PieceTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` to an existing folder: ``load_tokenizer`` needs nothing else."""
-        write_atomically(folder / FILE_NAME, json.dumps(self.description()).encode())
+        write_atomic(folder / FILE_NAME, lambda path: path.write_bytes(json.dumps(self.description()).encode()))
 
 
 _BYTES = tuple(bytes([value]) for value in range(256))

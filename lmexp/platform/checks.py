@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from lmexp.errors import UserError
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder
 from lmexp.platform import advice
 from lmexp.platform.blas import REFERENCE
 from lmexp.platform.compiler import has_cpp_compiler

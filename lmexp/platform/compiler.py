@@ -18,7 +18,7 @@ import platform
 import shutil
 from pathlib import Path
 
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder
 
 
 def has_cpp_compiler() -> bool:

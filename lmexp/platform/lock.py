@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lmexp.errors import UserError
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder
 
 _POLL_SECONDS = 0.2
 

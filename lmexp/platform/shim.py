@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from lmexp.folders import cache_folder
+from lmexp.files import cache_folder
 
 # All that MLX's CPU library takes from CBLAS. Integers are 32 bits wide; complex scalars travel by address.
 PRODUCTS = ("sgemm", "dgemm", "cgemm")

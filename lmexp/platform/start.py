@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import importlib.metadata
+import os
 import sys
 
 from lmexp.platform import blas, compiler
@@ -21,7 +22,7 @@ def prepare() -> str:
     compiled kernels a private folder. Elsewhere there is nothing to do.
 
     Returns:
-        What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas``, ``reference``,
+        What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas (tf32)``, ``reference``,
         ``openblas 0.3.29 (scipy)``, or ``built-in`` for an MLX that was built by hand.
 
     Raises:
@@ -30,11 +31,16 @@ def prepare() -> str:
     """
     backend = mlx_backend()
     if backend != "cpu":
-        return {"metal": "accelerate", "cuda": "cublas"}.get(backend, "built-in")
+        return {"metal": "accelerate", "cuda": _cublas()}.get(backend, "built-in")
     label = blas.preload()
     _keep_freed_memory()
     _isolate_kernels()
     return label
+
+
+def _cublas() -> str:
+    """Say how CUDA multiplies float32 matrices: MLX rounds them to TF32 unless told not to."""
+    return "cublas" if os.environ.get("MLX_ENABLE_TF32") == "0" else "cublas (tf32)"
 
 
 def mlx_backend() -> str:

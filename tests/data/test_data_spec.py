@@ -6,7 +6,7 @@ import yaml
 
 from lmexp.data import DataSpec
 from lmexp.errors import UserError
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 
 GOOD = {
     "corpus": "shakespeare",

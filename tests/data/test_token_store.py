@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmexp.data import store
-from lmexp.data.files import write_atomically
 from lmexp.errors import UserError
+from lmexp.files import write_atomic
 
 KEY = {"corpus": "a", "format": 1}
 TOKENS = np.array([5, 0, 65_535, 3, 3], np.uint16)
@@ -106,25 +106,25 @@ def test_a_cache_that_cannot_be_written_is_a_users_error(cache, monkeypatch):
 
 def test_a_write_that_fails_leaves_the_old_content_and_no_rubbish(tmp_path, monkeypatch):
     file = tmp_path / "file"
-    write_atomically(file, b"old")
+    write_atomic(file, lambda path: path.write_bytes(b"old"))
 
     def fail(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(file, b"new")
+        write_atomic(file, lambda path: path.write_bytes(b"new"))
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
 
 
 def test_a_reader_never_sees_half_a_write(tmp_path):
     """One thread rewrites a file with 200 kB of one letter, again and again; every read is whole and of one letter."""
     file, size, seen = tmp_path / "file", 200_000, set()
-    write_atomically(file, b"a" * size)
+    write_atomic(file, lambda path: path.write_bytes(b"a" * size))
 
     def rewrite():
         for letter in (b"a", b"b") * 20:
-            write_atomically(file, letter * size)
+            write_atomic(file, lambda path, letter=letter: path.write_bytes(letter * size))
 
     writer = threading.Thread(target=rewrite)
     writer.start()

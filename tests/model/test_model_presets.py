@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lmexp.errors import UserError
-from lmexp.folders import installed_folder
+from lmexp.files import installed_folder
 from lmexp.model.language_model import LanguageModel, named_parameters
 from lmexp.model.spec import ModelSpec
 
