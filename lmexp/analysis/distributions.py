@@ -118,7 +118,7 @@ def _panel(low: float, high: float, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _falling_root(function: Callable[[float], float], start: float, floor: float = -np.inf) -> float:
-    """Return the root of a falling function: widen a bracket around ``start``, then bisect to the last digit."""
+    """Return the root of a falling function: widen a bracket around ``start``, then bisect to eleven digits."""
     width = 1.0 + abs(start)
     low, high = max(floor, start - width), start + width
     while function(low) < 0 and low > floor:
@@ -127,6 +127,6 @@ def _falling_root(function: Callable[[float], float], start: float, floor: float
         high, width = high + width, 2 * width
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
-        if high - low <= 1e-13 * max(abs(low), abs(high)):
+        if high - low <= 1e-11 * max(abs(low), abs(high)):
             break
     return (low + high) / 2

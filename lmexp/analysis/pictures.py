@@ -92,9 +92,10 @@ def to_svg(drawn: Figure, name: str, alt: str) -> str:
     Call it inside :func:`house_style`.
     """
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawn.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
+    # The metadata hold the date and the version of matplotlib: neither belongs to the figure.
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     return _named(_themed(_own_ids(svg, name)), alt).strip()
 

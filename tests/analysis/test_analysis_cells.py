@@ -58,6 +58,7 @@ def test_a_failed_attempt_beside_a_good_one_is_listed_and_the_cell_is_ok():
 
 def test_of_two_good_runs_of_a_cell_the_first_started_counts():
     runs = again(make_runs(PLAN), "gqa", 0, val_bpb=9.9)
+    runs["run_id"] = runs["run_id"].where(runs["val_bpb"] < 9, "a-name-that-sorts-first")
     accounting, used = account(PLAN, runs)
     assert used.loc[("gqa", 0), "val_bpb"] < 9
     assert accounting.left_out[0].rule.endswith("started first")

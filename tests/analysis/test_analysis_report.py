@@ -325,8 +325,10 @@ class TestCurves:
 
     def test_gaps_pair_by_seed_and_second(self):
         curves = [self.curve(0, [0, 10], [4, 2], "base"), self.curve(1, [0, 10], [9, 9], "base")]
-        (gap,) = gaps_to([*curves, self.curve(0, [0, 5, 10], [5, 3, 1])], "base")
-        assert gap.values.tolist() == [1, 0, -1]
+        arms = [self.curve(0, [0, 5, 10], [5, 3, 1]), self.curve(1, [0, 5], [5, 3]), self.curve(7, [0, 5], [5, 3])]
+        first, second = gaps_to([*curves, *arms], "base")
+        assert (first.seed, first.values.tolist()) == (0, [1, 0, -1])
+        assert (second.seed, second.values.tolist()) == (1, [-4, -6])
 
     @pytest.mark.parametrize("times", [([5.0], [5.0]), ([1, 2], [8, 9]), ([1, 2, 3], [2, 3, 4]), ([1, 9], [2, 3])])
     def test_curves_of_any_times_can_be_drawn(self, times):

@@ -1,5 +1,7 @@
 """Verdicts: the truth of each comparison at and beyond its bounds, the logic, and what every verdict needs."""
 
+from dataclasses import replace
+
 import pytest
 from analysis_rows import make_plan, make_runs, spoil, without
 
@@ -22,7 +24,7 @@ from lmexp.analysis.verdicts import (
 )
 from lmexp.criteria import Comparison, Term, parse
 from lmexp.errors import UserError
-from lmexp.plan import Hypothesis, Metric
+from lmexp.plan import Analysis, Hypothesis, Metric
 
 A = Term("mean", ("a",), None)
 
@@ -239,7 +241,19 @@ class TestOnRows:
         plan = make_plan(seeds=(0,), hypotheses=hypothesis("diff(rope, baseline) < 0"))
         found = analyse(plan, make_runs(plan)).verdicts[0]
         assert (found.verdict, found.bare) == (INADMISSIBLE, SUPPORTED)
-        assert "fewer than 2 complete seeds" in found.reason
+        assert found.reason == "There are fewer than 2 complete seeds."
+
+    def test_alpha_reaches_every_interval(self):
+        plan = make_plan(analysis=Analysis(0.10, "blocked_anova", "dunnett_blocked", "hedges_g", "llama"))
+        terms = "mean(rope) < 9 and diff(rope, gqa) < 9 and ratio(rope, gqa) < 9 and improvement(rope) < 9"
+        plan = replace(plan, hypotheses=hypothesis(f"{terms} and share(rope) < 9 and interaction() < 9"))
+        analysis = analyse(plan, make_runs(plan))
+        found = analysis.comparisons["val_bpb"][0]
+        shown = [found.difference.alone, found.difference.simultaneous, found.effects.cohens_d, found.effects.d_z]
+        estimates = [*analysis.verdicts[0].estimates.values(), *shown, *analysis.shares.values()]
+        assert {estimate.confidence for estimate in estimates} == {0.9} == {analysis.confidence}
+        wider = analyse(make_plan(), make_runs(plan)).comparisons["val_bpb"][0].difference.simultaneous
+        assert wider.low < found.difference.simultaneous.low
 
     def test_two_seeds_are_enough_to_judge(self):
         plan = make_plan(seeds=(0, 1), hypotheses=hypothesis("diff(llama, baseline) < 0"))
