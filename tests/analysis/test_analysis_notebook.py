@@ -34,7 +34,8 @@ def test_a_notebook_runs_on_generated_rows(path, tmp_path, monkeypatch):
     real = read_plan(path.stem)
     store(tmp_path, make_plan(name=real.name, arms=real.arms, seeds=real.seeds, sha256=real.sha256))
     monkeypatch.setenv("LMEXP_RESULTS", str(tmp_path))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):  # nothing outside the test's own folder
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

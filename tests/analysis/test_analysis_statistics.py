@@ -58,6 +58,7 @@ class TestBlockedAnova:
         assert found.p == pytest.approx(oracle["Pr > F"], rel=1e-9)
         assert (found.df_arms, found.df_error) == (oracle["Num DF"], oracle["Den DF"]) == (3, 6)
 
+    @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")  # pingouin's own, not ours
     def test_agrees_with_pingouin_with_epsilon_and_partial_eta2(self):
         import pingouin
 
