@@ -10,6 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from lmexp.model.likelihood import token_nats
+
 # Windows scored together: a matter of speed and memory, not of the result.
 _TOKENS_AT_ONCE = 8192
 
@@ -72,8 +74,7 @@ class Judge:
             yield [mx.array(array[start : start + self._at_once]) for array in self._windows]
 
     def _token_nats(self, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
-        logits = self._model(inputs).astype(mx.float32)
-        return nn.losses.cross_entropy(logits, targets, reduction="none") * weights
+        return token_nats(self._model(inputs), targets) * weights
 
 
 def _windows(tokens: np.ndarray, context_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,10 +12,16 @@ from typing import Any
 
 import yaml
 
+from lmexp import criteria
 from lmexp.errors import UserError, unknown
 from lmexp.files import installed_folder
+from lmexp.results import MEASURED_COLUMNS
 
 DIRECTIONS = ("lower", "higher")
+NO_TEST = "none"
+OMNIBUS_TESTS = ("blocked_anova", NO_TEST)
+CONTRASTS = ("dunnett_blocked", NO_TEST)
+EFFECT_SIZES = ("cohens_d", "hedges_g", "d_z")
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Plan:
     deviations: tuple[str, ...]
     sha256: str
     path: Path
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric the plan names, the primary one first."""
+        return (self.primary.name, *self.secondary)
 
     def overrides(self, arm: str) -> tuple[str, ...]:
         """Return the Hydra overrides that make this arm: the plan's base, then the arm's own changes.
@@ -198,6 +209,16 @@ def _check_consistent(plan: Plan) -> None:
             raise unknown(f"arm under {role} of {plan.name}", arm, plan.arms)
     if plan.hypotheses and plan.control is None:
         raise UserError(f"{plan.path} has hypotheses but no design.control; name the arm that others compare with.")
+    for field, allowed in (("omnibus", OMNIBUS_TESTS), ("contrasts", CONTRASTS), ("effect_size", EFFECT_SIZES)):
+        if getattr(plan.analysis, field) not in allowed:
+            raise unknown(f"analysis.{field} of {plan.name}", getattr(plan.analysis, field), allowed)
+    for metric in plan.metrics:
+        if metric not in MEASURED_COLUMNS:
+            raise unknown(f"metric of {plan.name}", metric, MEASURED_COLUMNS)
+    for hypothesis in plan.hypotheses:
+        for text in (hypothesis.supported_if, hypothesis.falsified_if):
+            criteria.check(criteria.parse(text), plan.arms, plan.metrics)
+            criteria.check_roles(criteria.parse(text), plan.control, plan.analysis.full)
     ids = [hypothesis.id for hypothesis in plan.hypotheses]
     if len(set(ids)) < len(ids):
         raise UserError(f"{plan.path} gives two hypotheses the same id ({', '.join(ids)}); give each its own.")

@@ -76,6 +76,9 @@ RUN_SCHEMA = _schema(
     }
 )
 
+# The columns that hold numbers: what a plan may name as a metric.
+MEASURED_COLUMNS = tuple(field.name for field in RUN_SCHEMA if field.type in (_REAL, _WHOLE) and field.name != "seed")
+
 STEP_SCHEMA = _schema(
     {
         "run_id": (_TEXT, "name of the run's folder"),
@@ -230,8 +233,7 @@ def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
 
     rows = [{**row, "folder": str(folder)} for folder in folders if (row := read_row(folder))]
     frame = pd.DataFrame(rows, columns=[*RUN_SCHEMA.names, "folder"])
-    measured = [field.name for field in RUN_SCHEMA if field.type in (_REAL, _WHOLE)]
-    return frame.astype({name: "float64" if name != "seed" else "int64" for name in measured})
+    return frame.astype({"seed": "int64", **dict.fromkeys(MEASURED_COLUMNS, "float64")})
 
 
 def read_steps(folder: Path) -> "pd.DataFrame":

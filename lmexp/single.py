@@ -16,7 +16,8 @@ from lmexp.errors import UserError
 from lmexp.generate import load_run, stream_text
 from lmexp.run import build_model, make_judge, run
 
-_SAMPLE_TOKENS = 120
+# Cooler than the model's own distribution: a minute of training leaves much doubt, and a sample is there to be read.
+_SAMPLE = {"n_tokens": 130, "temperature": 0.6, "top_k": 40}
 
 
 def run_with_summary(frozen: FrozenRun) -> int:
@@ -58,7 +59,7 @@ def summarise(frozen: FrozenRun, row: dict[str, Any], console: Console) -> None:
     """Print the result against its baselines, a sample, where the rows lie, and what to type next."""
     console.print(_scores(frozen, row))
     console.print(_facts(row), highlight=False)
-    sample = "".join(stream_text(*load_run(frozen.folder), prompt="\n", n_tokens=_SAMPLE_TOKENS, temperature=0.8))
+    sample = "".join(stream_text(*load_run(frozen.folder), prompt="\n", **_SAMPLE))
     console.print(Panel(Text(sample.strip()), title="a sample", title_align="left", width=min(console.width, 88)))
     console.print(f"Rows: {frozen.folder}", highlight=False)
     console.print("Next:", style="bold")

@@ -1,7 +1,6 @@
 """What is true of a plan's runs, and the report made from them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -77,8 +76,7 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
     root = runs[0].folder.parent
     if frame.empty:
         raise UserError(_nothing_to_report(name, overrides, runs))
-    steps = {Path(folder).name: results.read_steps(Path(folder)) for folder in frame["folder"]}
-    report = write_report(plan, frame, steps, root, notes=_remarks(runs))
+    report = write_report(plan, frame, lambda run_id: results.read_steps(root / run_id), root, notes=_remarks(runs))
     for table in terminal_tables(report.analysis):
         console.print(table)
     console.print(f"Report: {report.path}", highlight=False)

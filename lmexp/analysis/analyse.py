@@ -14,14 +14,9 @@ from lmexp.analysis.effect_size import EffectSizes, effect_sizes
 from lmexp.analysis.estimates import TOO_FEW, Estimate, undefined
 from lmexp.analysis.measures import Measure, measure_of
 from lmexp.analysis.verdicts import Verdict, joint_reading, judge
-from lmexp.criteria import Term, check, check_roles, parse
-from lmexp.errors import unknown
-from lmexp.plan import Plan
+from lmexp.criteria import Term
+from lmexp.plan import NO_TEST, Plan
 
-NONE = "none"
-OMNIBUS_TESTS = ("blocked_anova", NONE)
-CONTRASTS = ("dunnett_blocked", NONE)
-EFFECT_SIZES = ("cohens_d", "hedges_g", "d_z")
 ENVIRONMENT = ("device", "chip", "blas", "mlx_version", "git_commit", "git_dirty")
 _ALWAYS_SHOWN = ("n_params", "tokens_per_second", "steps")
 
@@ -92,10 +87,9 @@ def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
     Raises:
         UserError: the plan names a test, an arm or a metric that does not exist.
     """
-    _check_plan(plan)
     accounting, used = account(plan, runs)
     desk = _Desk(plan, used)
-    names = tuple(dict.fromkeys((plan.primary.name, *plan.secondary, *_ALWAYS_SHOWN)))
+    names = tuple(dict.fromkeys((*plan.metrics, *_ALWAYS_SHOWN)))
     primary = desk.table(plan.primary.name)
     verdicts = tuple(judge(hypothesis, desk.estimate, _breach(accounting, primary)) for hypothesis in plan.hypotheses)
     drift = drift_of(used)
@@ -109,7 +103,7 @@ def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
         complete=tuple(np.array(plan.seeds)[primary.complete].tolist()),
         incomplete=tuple(np.array(plan.seeds)[~primary.complete].tolist()),
         anova=_omnibus(plan, primary),
-        comparisons={name: desk.comparisons(name) for name in (plan.primary.name, *plan.secondary)},
+        comparisons={name: desk.comparisons(name) for name in plan.metrics},
         shares=desk.shares(),
         non_additivity=desk.non_additivity(),
         verdicts=verdicts,
@@ -119,21 +113,6 @@ def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
         environment=environment,
         remarks=tuple(_remarks(plan, used, accounting, primary, environment)),
     )
-
-
-def _check_plan(plan: Plan) -> None:
-    chosen = plan.analysis
-    for field, name, allowed in (
-        ("omnibus", chosen.omnibus, OMNIBUS_TESTS),
-        ("contrasts", chosen.contrasts, CONTRASTS),
-        ("effect_size", chosen.effect_size, EFFECT_SIZES),
-    ):
-        if name not in allowed:
-            raise unknown(f"analysis.{field} of {plan.name}", name, allowed)
-    for hypothesis in plan.hypotheses:
-        for text in (hypothesis.supported_if, hypothesis.falsified_if):
-            check(parse(text), plan.arms, (plan.primary.name, *plan.secondary))
-            check_roles(parse(text), plan.control, chosen.full)
 
 
 def _breach(accounting: Accounting, primary: "_Table") -> str | None:
@@ -147,7 +126,7 @@ def _breach(accounting: Accounting, primary: "_Table") -> str | None:
 
 
 def _omnibus(plan: Plan, primary: "_Table") -> BlockedAnova | None:
-    wanted = plan.analysis.omnibus != NONE and len(plan.arms) > 1 and primary.complete.any()
+    wanted = plan.analysis.omnibus != NO_TEST and len(plan.arms) > 1 and primary.complete.any()
     return blocked_anova(primary.blocks) if wanted else None
 
 
@@ -245,7 +224,7 @@ class _Desk:
     def _difference(self, table: _Table, first: int, second: int) -> Estimate:
         """Return first - second: with the plan's simultaneous interval when one of them is the control."""
         control = self.row.get(str(self.plan.control))
-        if control not in (first, second) or self.plan.analysis.contrasts == NONE:
+        if control not in (first, second) or self.plan.analysis.contrasts == NO_TEST:
             return contrast(table.fit, pairwise(len(self.row), first, second), self.confidence)
         other = second if first == control else first
         found = next(d for d in differences(table.fit, control, self.plan.analysis.alpha) if d.arm == other)

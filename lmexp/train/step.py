@@ -12,6 +12,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
+from lmexp.model.likelihood import token_nats
 from lmexp.streams import stream_seed
 from lmexp.train.optimizer import build_optimizer, decayed
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
@@ -42,8 +43,8 @@ class StepResult:
 
 
 def next_token_loss(model: nn.Module, inputs: mx.array, targets: mx.array) -> mx.array:
-    """Return the mean cross-entropy in nats per token, computed in float32. inputs, targets: (batch, time)."""
-    return nn.losses.cross_entropy(model(inputs).astype(mx.float32), targets, reduction="mean")
+    """Return the mean cost of the targets in nats per token. inputs, targets: (batch, time)."""
+    return token_nats(model(inputs), targets).mean()
 
 
 class Stepper:

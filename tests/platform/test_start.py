@@ -22,7 +22,9 @@ def test_the_backend_follows_from_packages_and_gpus(monkeypatch, system, install
     assert start.mlx_backend() == backend
 
 
-@pytest.mark.parametrize(("backend", "label"), [("metal", "accelerate"), ("cuda", "cublas (tf32)"), ("unknown", "built-in")])
+@pytest.mark.parametrize(
+    ("backend", "label"), [("metal", "accelerate"), ("cuda", "cublas (tf32)"), ("unknown", "built-in")]
+)
 def test_elsewhere_nothing_is_loaded_even_after_mlx(monkeypatch, backend, label):
     import mlx.core  # noqa: F401
 

@@ -25,7 +25,7 @@ OPTIONS = {
         "momentum": 0.95,
         "nesterov": True,
         "ns_steps": 5,
-        "adam_lr_ratio": 0.05,
+        "adam_lr_ratio": 0.3,
         "adam_betas": [0.9, 0.95],
         "adam_eps": 1e-8,
     },
