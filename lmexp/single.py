@@ -17,7 +17,7 @@ from lmexp.generate import load_run, stream_text
 from lmexp.run import build_model, make_judge, run
 
 # Cooler than the model's own distribution: a minute of training leaves much doubt, and a sample is there to be read.
-_SAMPLE = {"n_tokens": 130, "temperature": 0.6, "top_k": 40}
+_SAMPLE_TOKENS, _SAMPLE_TEMPERATURE, _SAMPLE_TOP_K = 130, 0.6, 40
 
 
 def run_with_summary(frozen: FrozenRun) -> int:
@@ -59,12 +59,17 @@ def summarise(frozen: FrozenRun, row: dict[str, Any], console: Console) -> None:
     """Print the result against its baselines, a sample, where the rows lie, and what to type next."""
     console.print(_scores(frozen, row))
     console.print(_facts(row), highlight=False)
-    sample = "".join(stream_text(*load_run(frozen.folder), prompt="\n", **_SAMPLE))
-    console.print(Panel(Text(sample.strip()), title="a sample", title_align="left", width=min(console.width, 88)))
+    console.print(Panel(Text(_sample(frozen)), title="a sample", title_align="left", width=min(console.width, 88)))
     console.print(f"Rows: {frozen.folder}", highlight=False)
     console.print("Next:", style="bold")
     for command in _next_commands(frozen):
         console.print(f"  {command}", highlight=False)
+
+
+def _sample(frozen: FrozenRun) -> str:
+    model, tokenizer = load_run(frozen.folder)
+    pieces = stream_text(model, tokenizer, "\n", _SAMPLE_TOKENS, _SAMPLE_TEMPERATURE, _SAMPLE_TOP_K)
+    return "".join(pieces).strip()
 
 
 def _scores(frozen: FrozenRun, row: dict[str, Any]) -> Table:
