@@ -113,6 +113,18 @@ def time_left(runs: Sequence[FrozenRun]) -> str | None:
     return duration(missing * sum(spent) / len(spent)) if spent and missing else None
 
 
+def troubles(runs: Sequence[FrozenRun]) -> list[str]:
+    """Say which runs failed and why, and what runs were warned of."""
+    rows = [row for run in runs if (row := results.read_row(run.folder))]
+    failed = [
+        f"{row['run_id']} {row['status']}: {row['error']} (it runs again when the sweep is resumed)"
+        for row in rows
+        if row["status"] != "ok"
+    ]
+    warned = sorted({row["warnings"] for row in rows if row["warnings"]})
+    return failed + [f"Warning: {warning}." for warning in warned]
+
+
 def label_of(run: FrozenRun, overrides: Sequence[str]) -> str:
     """Name a row of the table: the arm of a plan, or what an ad hoc sweep changes, the seed apart."""
     if run.config.plan_sha256 is not None:
@@ -144,6 +156,8 @@ class SweepDisplay:
             self._live.stop()
         else:
             self._console.print(self._render())
+        for line in troubles(self._runs):
+            self._console.print(line, highlight=False)
 
     def observe(self, run: FrozenRun, observation: dict[str, Any]) -> None:
         """Show what the run under way tells."""

@@ -172,10 +172,14 @@ def state(folder: Path) -> str:
                 pass
         except Timeout:
             return "running"
-    whole = (folder / RUN_FILE).exists()
-    if whole and (folder / DONE).exists():
+    if is_done(folder):
         return "done"
-    return "failed" if whole and (folder / FAILED).exists() else "missing"
+    return "failed" if (folder / RUN_FILE).exists() and (folder / FAILED).exists() else "missing"
+
+
+def is_done(folder: Path) -> bool:
+    """Tell whether a run ended well and left its row. Also true for the process that has claimed the folder."""
+    return (folder / DONE).exists() and (folder / RUN_FILE).exists()
 
 
 def set_attempt_aside(folder: Path) -> None:

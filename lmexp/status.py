@@ -6,7 +6,7 @@ from rich.console import Console
 
 from lmexp import results
 from lmexp.config import FrozenRun
-from lmexp.display import cells_table, time_left
+from lmexp.display import cells_table, time_left, troubles
 from lmexp.errors import UserError
 from lmexp.plan import read_plan
 from lmexp.sweep import plan_runs
@@ -23,7 +23,8 @@ def print_status(name: str, overrides: Sequence[str]) -> None:
     # As the plan lists them: the order of the sweep is shuffled.
     runs = sorted(plan_runs(name, overrides), key=lambda run: (arms.index(run.config.arm), run.config.seed))
     console.print(cells_table(_title(name, overrides, runs), runs, [run.config.arm for run in runs]))
-    for line in _remarks(runs):
+    left = time_left(runs)
+    for line in [f"About {left} left."] * bool(left) + _remarks(runs):
         console.print(line, highlight=False)
 
 
@@ -34,21 +35,12 @@ def _title(name: str, overrides: Sequence[str], runs: Sequence[FrozenRun]) -> st
 
 
 def _remarks(runs: Sequence[FrozenRun]) -> list[str]:
-    """Say what a table cannot: time left, why cells failed, files that were damaged, runs of other configs."""
-    remarks = []
-    if left := time_left(runs):
-        remarks.append(f"About {left} left.")
-    for run in runs:
-        row = results.read_row(run.folder) if results.state(run.folder) == "failed" else None
-        if row is not None:
-            remarks.append(
-                f"{run.config.run_id} {row['status']}: {row['error']}; it runs again when the sweep is resumed."
-            )
+    """Say what a table cannot: why cells failed, what was warned of, files that were damaged, runs of other configs."""
     root = runs[0].folder.parent
-    remarks += [f"{path} was damaged and is set aside; its cell runs again." for path in results.damaged_runs(root)]
+    damaged = [f"{path} was damaged and is set aside; its cell runs again." for path in results.damaged_runs(root)]
     groups = other_groups(runs)
-    remarks += [f"{count} runs with other settings ({group}) lie beside these." for group, count in groups.items()]
-    return remarks
+    others = [f"{count} runs with other settings ({group}) lie beside these." for group, count in groups.items()]
+    return [*troubles(runs), *damaged, *others]
 
 
 def other_groups(runs: Sequence[FrozenRun]) -> dict[str, int]:

@@ -31,7 +31,7 @@ def main() -> int:
         _say(dataclasses.asdict(observation))
 
     with results.claim(frozen.folder) as ours:
-        if not ours:
+        if not ours or results.is_done(frozen.folder):  # another driver was quicker
             return 0
         try:
             row = run(frozen, tell)
