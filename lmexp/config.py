@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,6 @@ class RunConfig:
     plan_sha256: str | None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must be a whole number from 0 up, for instance seed=0.")
         if self.data.batch_size % self.optimizer.micro_batches:
             raise UserError(
                 f"optimizer.micro_batches={self.optimizer.micro_batches} does not divide "
@@ -79,10 +78,20 @@ class RunConfig:
         """The name of the run's folder: ``ARM-seedK-HASH8``."""
         return f"{self.arm}-seed{self.seed}-{self.sha256[:8]}"
 
-    @property
-    def follows_plan(self) -> bool:
-        """Whether this is a cell of a plan, with nothing changed that the plan does not leave free."""
-        return self.plan_sha256 is not None and not self.overrides
+    def row(self) -> dict[str, Any]:
+        """Return the columns of ``run.parquet`` that are known before the run starts, whatever the machine."""
+        return {
+            "experiment": self.experiment,
+            "arm": self.arm,
+            "seed": self.seed,
+            "run_id": self.run_id,
+            "overrides": " ".join(self.overrides) or None,
+            "plan_sha256": self.plan_sha256,
+            "registered": False,  # until plans can be locked, no run can claim to follow one that was
+            "config_sha256": self.sha256,
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "budget_seconds": self.budget.seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def freeze(composed: DictConfig, task_overrides: Sequence[str], model_choice: st
     config = RunConfig(
         experiment=composed.experiment,
         arm=model_choice if plan is None else composed.arm,
-        seed=_seed(composed.seed),
+        seed=checked_seed(composed.seed),
         data_fingerprint=fingerprint(sections["data"]),
         overrides=_beyond_plan(plan, composed, task_overrides),
         plan_sha256=None if plan is None else plan.sha256,
@@ -177,10 +186,15 @@ def _beyond_plan(plan: Plan | None, composed: DictConfig, task_overrides: Sequen
     return (*beyond, *([] if composed.seed in plan.seeds else [f"seed={composed.seed}"]))
 
 
-def _seed(value: Any) -> int:
-    if type(value) is not int:
+def checked_seed(value: object) -> int:
+    """Return a seed, given as a number or as typed.
+
+    Raises:
+        UserError: not a whole number from 0 up.
+    """
+    if not str(value).isdecimal():
         raise UserError(f"seed={value} must be a whole number from 0 up; to sweep several, use -m seed=0,1,2.")
-    return value
+    return int(str(value))
 
 
 def _section(name: str, spec: type, composed: DictConfig) -> Any:

@@ -224,20 +224,29 @@ def damaged_runs(root: Path) -> list[Path]:
 
 
 def read_runs(root: Path) -> "pd.DataFrame":
-    """Read the rows of every run under ``root`` as one table: the columns of ``run.parquet``, and ``folder``.
+    """Read the rows of every run under ``root`` as one table; see :func:`runs_table`.
 
     Damaged files are set aside (:func:`damaged_runs` names them), never silently dropped.
     """
-    return runs_table(run_folders(root))
+    return runs_table(path for path in sorted(root.glob("*")) if path.is_dir())
 
 
 def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
-    """Read the rows of the given run folders as one table, leaving out folders without a readable row."""
+    """Read the rows of the given run folders as one table: every launched run, earlier attempts among them.
+
+    Returns:
+        The columns of ``run.parquet``; ``folder``; and ``superseded``, true for an attempt whose cell ran again.
+    """
     import pandas as pd
 
-    rows = [{**row, "folder": str(folder)} for folder in folders if (row := read_row(folder))]
-    frame = pd.DataFrame(rows, columns=[*RUN_SCHEMA.names, "folder"])
-    return frame.astype({"seed": "int64", **dict.fromkeys(MEASURED_COLUMNS, "float64")})
+    places = [(place, place != folder) for folder in folders for place in (folder, *_attempts(folder))]
+    rows = [{**row, "folder": str(place), "superseded": old} for place, old in places if (row := read_row(place))]
+    frame = pd.DataFrame(rows, columns=[*RUN_SCHEMA.names, "folder", "superseded"])
+    return frame.astype({"seed": "int64", "superseded": bool, **dict.fromkeys(MEASURED_COLUMNS, "float64")})
+
+
+def _attempts(folder: Path) -> list[Path]:
+    return sorted((folder / "attempts").glob("*"), key=lambda path: int(path.name))
 
 
 def read_steps(folder: Path) -> "pd.DataFrame":

@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
     folder = frozen.folder
     results.set_attempt_aside(folder)
     save(frozen)
-    row = _identity(frozen)
+    row = frozen.config.row() | _environment()
     log = Log(lambda clock, log: observe(_training(clock, log)))
     try:
         with platform.device_lock(on_wait=lambda holder: observe(Observation(f"waiting for {holder}"))):
@@ -215,38 +214,27 @@ def _totals(clock: Clock, log: Log, evaluate: _Evaluation) -> dict[str, Any]:
     }
 
 
-def _identity(frozen: FrozenRun) -> dict[str, Any]:
-    """Return what is known of a run before it starts."""
-    config, facts = frozen.config, platform.facts()
+def _environment() -> dict[str, Any]:
+    """Return what a row says of the machine and the code."""
+    facts = platform.facts()
     return {
-        "experiment": config.experiment,
-        "arm": config.arm,
-        "seed": config.seed,
-        "run_id": config.run_id,
-        "overrides": " ".join(config.overrides) or None,
-        "plan_sha256": config.plan_sha256,
-        "registered": False,  # until plans can be locked, no run can claim to follow one that was
-        "config_sha256": config.sha256,
         "git_commit": facts.git_commit,
         "git_dirty": facts.git_dirty,
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": facts.host,
         "device": facts.device,
         "chip": facts.chip,
         "mlx_version": facts.mlx_version,
         "blas": platform.prepare(),
-        "budget_seconds": config.budget.seconds,
     }
 
 
 def _training(clock: Clock, log: Log) -> Observation:
-    point = log.points[-1] if log.points else {}
     return Observation(
         "training",
         progress=clock.progress,
         step=clock.steps,
         train_loss_nats=log.train_loss_nats,
-        tokens_per_second=point.get("tokens_per_second"),
+        tokens_per_second=clock.tokens / clock.seconds if clock.seconds else None,
         val_bpb=log.latest_val_bpb,
         seconds_left=clock.seconds_left,
     )

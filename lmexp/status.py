@@ -11,6 +11,8 @@ from lmexp.errors import UserError
 from lmexp.plan import read_plan
 from lmexp.sweep import plan_runs
 
+_EARLIER = "an earlier plan or config"
+
 
 def print_status(name: str, overrides: Sequence[str]) -> None:
     """Print a table of a plan's cells as they are now.
@@ -49,7 +51,7 @@ def other_groups(runs: Sequence[FrozenRun]) -> dict[str, int]:
     groups: dict[str, int] = {}
     for folder in results.run_folders(runs[0].folder.parent):
         if folder not in ours and (row := results.read_row(folder)):
-            group = row["overrides"] or "an earlier plan or config"
+            group = row["overrides"] or _EARLIER
             groups[group] = groups.get(group, 0) + 1
     return groups
 
@@ -75,7 +77,7 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
 
 
 def _nothing_to_report(name: str, overrides: Sequence[str], runs: Sequence[FrozenRun]) -> str:
-    cells, groups = " ".join([name, *overrides]), other_groups(runs)
+    cells, groups = " ".join([name, *overrides]), [group for group in other_groups(runs) if group != _EARLIER]
     if groups:
         commands = " or ".join(f"lmexp report {name} {group}" for group in groups)
         return f"No run of {cells} yet, but some with other settings: type {commands}."

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from typing import Any
 
 from lmexp import results
 from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
-from lmexp.config import ADHOC, FrozenRun, to_mapping
+from lmexp.config import ADHOC, FrozenRun, checked_seed, to_mapping
 from lmexp.display import SweepDisplay
-from lmexp.errors import UserError
 from lmexp.files import write_text
 from lmexp.plan import cells, read_plan
 from lmexp.results import make_writable
@@ -50,7 +50,7 @@ def _place(run: Sequence[str]) -> tuple[int, int]:
         identity = [item for item in run if not item.startswith("seed=")]
     else:
         identity = [read_plan(str(experiment)).sha256, str(arm)]
-    seed = _whole(value_of("seed", run) or "0")
+    seed = checked_seed(value_of("seed", run) or 0)
     return seed, stream_seed(seed, "order", *identity)
 
 
@@ -68,14 +68,8 @@ def _product(arguments: Sequence[str]) -> list[list[str]]:
 def _plan_cells(name: str, user: list[str]) -> list[list[str]]:
     plan = read_plan(name)
     arm, seed = value_of("arm", user), value_of("seed", user)
-    chosen = cells(plan, arms=[arm] if arm else [], seeds=[_whole(seed)] if seed else [])
+    chosen = cells(plan, arms=[arm] if arm else [], seeds=[checked_seed(seed)] if seed else [])
     return [cell_overrides(plan, cell.arm, cell.seed, user) for cell in chosen]
-
-
-def _whole(seed: str) -> int:
-    if not seed.isdigit():
-        raise UserError(f"seed={seed} must be a whole number from 0 up; to sweep several, use -m seed=0,1,2.")
-    return int(seed)
 
 
 @dataclass
@@ -114,6 +108,11 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
     if results.state(run.folder) == "done" and results.read_row(run.folder) is not None:
         return
     run.folder.mkdir(parents=True, exist_ok=True)
+    with results.claim(run.folder) as ours:
+        if ours and not results.is_done(run.folder):
+            results.set_attempt_aside(
+                run.folder
+            )  # here, so that a worker that dies at once is not taken for an older one
     child = _start(run)
     try:
         for line in child.process.stdout or ():
@@ -130,7 +129,7 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
 
 def _start(run: FrozenRun) -> Child:
     """Start a worker in a session of its own: a Ctrl-C reaches the driver alone, which ends the worker in order."""
-    stderr = (run.folder / ".stderr").open("w+", encoding="utf-8")
+    stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # read and closed when the worker has ended
     process = subprocess.Popen(
         [sys.executable, "-m", "lmexp.worker"],
         stdin=subprocess.PIPE,
@@ -165,27 +164,13 @@ def _record_silent_death(child: Child) -> None:
     with child.stderr as file:
         file.seek(0)
         said = file.read()
-    (folder / ".stderr").unlink(missing_ok=True)
     if results.state(folder) != "missing" or child.process.returncode == 0:
         return
-    config, code = child.run.config, child.process.returncode
+    code = child.process.returncode
     ending = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     error = f"the process ended with {ending} before it could write its row"
-    row = {
-        "experiment": config.experiment,
-        "arm": config.arm,
-        "seed": config.seed,
-        "run_id": config.run_id,
-        "status": "failed",
-        "error": error,
-        "overrides": " ".join(config.overrides) or None,
-        "plan_sha256": config.plan_sha256,
-        "registered": False,
-        "config_sha256": config.sha256,
-        "budget_seconds": config.budget.seconds,
-    }
     write_text(folder / results.ERROR_FILE, said or error)
-    results.write_run(folder, row)
+    results.write_run(folder, {**child.run.config.row(), "status": "failed", "error": error})
     results.finish(folder, results.FAILED)
 
 

@@ -138,6 +138,11 @@ class Clock:
         return min(1.0, self.steps * self._cost_per_step / self.budget.amount)
 
     @property
+    def progress_is_exact(self) -> bool:
+        """Whether progress is known without reading the time: true for every unit but seconds."""
+        return self._cost_per_step is not None
+
+    @property
     def seconds_left(self) -> float | None:
         """Training seconds expected until the budget is used; None before the first sync."""
         used = self.progress

@@ -49,7 +49,9 @@ def train(
         lr = rate(clock.progress)
         under_way.append(stepper.step(clock.steps, batches[clock.steps], lr))
         clock.dispatch()
-        if clock.sync_due or evaluations.due(clock.progress):
+        # A budget of work has its log points at the same steps whatever the speed: its rows can be repeated exactly.
+        log_due = clock.progress_is_exact and log.due(clock.progress)
+        if clock.sync_due or log_due or evaluations.due(clock.progress):
             stepper.wait(*under_way)
             clock.sync()
             with clock.paused():
@@ -102,12 +104,16 @@ class Log:
         self._losses += [float(result.loss_nats) for result in results]
         self.grad_norm, self.lr = float(results[-1].grad_norm), lr
         finite = math.isfinite(sum(self._losses))
-        last = self.points[-1]["progress"] if self.points else 0.0
-        if not finite or clock.progress - last >= 1 / LOG_POINTS:
+        if not finite or self.due(clock.progress):
             self._keep(clock)
         self._observe(clock, self)
         if not finite:
             raise DivergedError(f"the training loss stopped being finite within the first {clock.steps} steps")
+
+    def due(self, progress: float) -> bool:
+        """Whether enough of the budget has passed since the last log point."""
+        last = self.points[-1]["progress"] if self.points else 0.0
+        return int(progress * LOG_POINTS) > int(last * LOG_POINTS)
 
     def evaluated(self, clock: Clock, val_bpb: float) -> None:
         """Keep a score of the validation text, in bits per byte, at the steps done so far.
