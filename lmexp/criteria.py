@@ -96,7 +96,6 @@ _SIGNATURES = {
     "interaction": _Signature(0, None, True, True),
 }
 TERMS = tuple(_SIGNATURES)
-OPERATORS = ("<", "<=", ">", ">=")
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _DEEPEST = 32  # nested parentheses; a plan that needs more cannot be read by people either
 
