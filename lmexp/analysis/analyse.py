@@ -1,14 +1,24 @@
 """From (plan, rows) to everything that the report says: one pure function, :func:`analyse`."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from lmexp.analysis.answer import answer, winner_alone
 from lmexp.analysis.blocks import BlockedAnova, Fit, blocked_anova, complete_seeds, contrast, fit_blocks, mean_estimate
 from lmexp.analysis.cells import Accounting, account, values
-from lmexp.analysis.contrasts import Difference, differences, interaction, pairwise, ratio_of_means, share
+from lmexp.analysis.contrasts import (
+    Difference,
+    differences,
+    interaction,
+    pairwise,
+    plain_differences,
+    ratio_of_means,
+    share,
+)
 from lmexp.analysis.drift import Drift, drift_of
 from lmexp.analysis.effect_size import EffectSizes, effect_sizes
 from lmexp.analysis.estimates import TOO_FEW, Estimate, undefined
@@ -54,13 +64,14 @@ class Analysis:
     measures: tuple[Measure, ...]  # the primary first
     summaries: dict[str, dict[str, Summary]]  # measure -> arm
     complete: tuple[int, ...]  # seeds with the primary metric in every arm
-    incomplete: tuple[int, ...]  # seeds that the blocked tests leave out
     anova: BlockedAnova | None
     comparisons: dict[str, tuple[AgainstControl, ...]]  # measure -> every arm but the control
     shares: dict[str, Estimate]  # arm -> share of the full improvement
     non_additivity: Estimate | None
     verdicts: tuple[Verdict, ...]
     joint: str
+    answer: str  # the best arm against the control and the runner-up, in words
+    breach: str | None  # why the protocol was not met, None when it was
     registered: bool
     drift: Drift
     environment: dict[str, dict[str, int]]  # column -> value -> number of runs
@@ -83,15 +94,13 @@ def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
     Args:
         plan: the plan; its tests and criteria are the ones used, and nothing here can change them.
         runs: rows of ``run.parquet``, one per launched run, whatever its status.
-
-    Raises:
-        UserError: the plan names a test, an arm or a metric that does not exist.
     """
     accounting, used = account(plan, runs)
     desk = _Desk(plan, used)
     names = tuple(dict.fromkeys((*plan.metrics, *_ALWAYS_SHOWN)))
     primary = desk.table(plan.primary.name)
-    verdicts = tuple(judge(hypothesis, desk.estimate, _breach(accounting, primary)) for hypothesis in plan.hypotheses)
+    breach = _breach(accounting, primary)
+    verdicts = tuple(judge(hypothesis, desk.estimate, breach) for hypothesis in plan.hypotheses)
     drift = drift_of(used)
     environment = _environment(used)
     return Analysis(
@@ -101,17 +110,18 @@ def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
         measures=tuple(measure_of(plan, name) for name in names),
         summaries={name: desk.summaries(name) for name in names},
         complete=tuple(np.array(plan.seeds)[primary.complete].tolist()),
-        incomplete=tuple(np.array(plan.seeds)[~primary.complete].tolist()),
         anova=_omnibus(plan, primary),
         comparisons={name: desk.comparisons(name) for name in plan.metrics},
         shares=desk.shares(),
         non_additivity=desk.non_additivity(),
         verdicts=verdicts,
         joint=joint_reading(verdicts),
+        answer=desk.answer(),
+        breach=breach,
         registered=bool(len(used)) and bool((used["registered"] == True).all()),  # noqa: E712  # null is not registered
         drift=drift,
         environment=environment,
-        remarks=tuple(_remarks(plan, used, accounting, primary, environment)),
+        remarks=tuple(_remarks(plan, used, accounting, primary, environment, drift)),
     )
 
 
@@ -162,7 +172,8 @@ class _Desk:
         if self.plan.control is None or len(self.row) < 2:
             return ()
         table, control = self.table(metric), self.row[self.plan.control]
-        found = differences(table.fit, control, self.plan.analysis.alpha)
+        compare = plain_differences if self.plan.analysis.contrasts == NO_TEST else differences
+        found = compare(table.fit, control, self.plan.analysis.alpha)
         return tuple(self._comparison(metric, difference, control) for difference in found)
 
     def _comparison(self, metric: str, difference: Difference, control: int) -> AgainstControl:
@@ -185,6 +196,19 @@ class _Desk:
         if len(self._single_changes()) < 2:
             return None
         return self.estimate(Term("interaction", (), None))
+
+    def answer(self) -> str:
+        """Return what the lede says: see :mod:`lmexp.analysis.answer`."""
+        measure, control = measure_of(self.plan, self.plan.primary.name), self.plan.control
+        means = {arm: s.mean for arm, s in self.summaries(measure.name).items() if s.mean is not None}
+        others = [arm for arm in self.row if arm != control]
+        if control is None or not others:
+            return winner_alone(means, measure) if means else ""
+        single = self._single_changes()
+        full = self.plan.analysis.full if single else None
+        said = answer(self.estimate, measure, control, single or others, full)
+        complete = self.table(measure.name).complete
+        return said if complete.all() or not said else f"Over {complete.sum()} of {len(complete)} seeds: {said}"
 
     def _single_changes(self) -> list[str]:
         control, full = self.plan.control, self.plan.analysis.full
@@ -228,7 +252,7 @@ class _Desk:
             return contrast(table.fit, pairwise(len(self.row), first, second), self.confidence)
         other = second if first == control else first
         found = next(d for d in differences(table.fit, control, self.plan.analysis.alpha) if d.arm == other)
-        return found.simultaneous if second == control else _negated(found.simultaneous)
+        return found.shown if second == control else _negated(found.shown)
 
 
 def _negated(estimate: Estimate) -> Estimate:
@@ -258,7 +282,12 @@ def _environment(used: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def _remarks(
-    plan: Plan, used: pd.DataFrame, accounting: Accounting, primary: _Table, environment: dict[str, dict[str, int]]
+    plan: Plan,
+    used: pd.DataFrame,
+    accounting: Accounting,
+    primary: _Table,
+    environment: dict[str, dict[str, int]],
+    drift: Drift,
 ) -> list[str]:
     """Return what a careful reader should know before believing the numbers."""
     remarks = []
@@ -270,9 +299,38 @@ def _remarks(
     if (~primary.complete).any() and accounting.n_used:
         seeds = ", ".join(str(seed) for seed, whole in zip(plan.seeds, primary.complete, strict=True) if not whole)
         remarks.append(f"Seeds without a result in every arm are left out of every comparison: {seeds}.")
+    slow = [drift.sentence] if drift.slow else []
+    return [*remarks, *_budgets(used), *slow, *_warnings(used), *_differing(environment, len(used))]
+
+
+def _budgets(used: pd.DataFrame) -> list[str]:
+    """Name arms whose runs had different budgets: the plan leaves that key free, and the means then mix them."""
+    known = used["budget_seconds"].dropna() if "budget_seconds" in used else pd.Series(dtype=float)
+    by_arm = {arm: sorted(set(seconds)) for arm, seconds in known.groupby(level=0, sort=False)} if len(known) else {}
+    return [
+        f"The runs of {arm!s} had different budgets: {', '.join(f'{value:g} s' for value in values)}."
+        for arm, values in by_arm.items()
+        if len(values) > 1
+    ]
+
+
+def _warnings(used: pd.DataFrame) -> list[str]:
+    """Say how many runs were warned of what."""
+    said = used["warnings"].dropna().astype(str) if "warnings" in used else pd.Series(dtype=str)
+    counts = Counter(said[said != ""])
+    return [f"{n} of {len(used)} runs {_was(n)} warned: {text}" for text, n in sorted(counts.items())]
+
+
+def _was(n: int) -> str:
+    return "was" if n == 1 else "were"
+
+
+def _differing(environment: dict[str, dict[str, int]], n_runs: int) -> list[str]:
+    """Name what the runs did not share."""
+    remarks = []
     for column, counts in environment.items():
         if column == "git_dirty" and "True" in counts:
-            remarks.append(f"{counts['True']} of {len(used)} runs had uncommitted changes in the code.")
+            remarks.append(f"{counts['True']} of {n_runs} runs had uncommitted changes in the code.")
         elif len(counts) > 1:
             remarks.append(f"The runs differ in {column.replace('_', ' ')}: {', '.join(counts)}.")
     return remarks

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from lmexp.analysis.distributions import f_upper_p, noncentral_f_limits, t_quantile
-from lmexp.analysis.estimates import NO_SPREAD, TOO_FEW, Estimate, undefined
+from lmexp.analysis.estimates import NO_ERROR, NO_SPREAD, TOO_FEW, Estimate, undefined
 
 EFFECT_CONFIDENCE = 0.90  # of eta2 and omega2: a one-sided measure, whose 90% interval excludes 0 just when p < .05
 _ROUNDING = 1e-12  # residuals below this fraction of the values are rounding, not variation
@@ -61,18 +61,20 @@ def fit_blocks(values: np.ndarray) -> Fit:
     arms, seeds = centred.mean(axis=1), centred.mean(axis=0)
     residuals = centred - arms[:, None] - seeds
     df_error = (n_arms - 1) * (n_seeds - 1)
-    why = _why_no_error(residuals, np.abs(values).max(), n_seeds, df_error)
+    why = _why_no_error(residuals, seeds, np.abs(values).max(), df_error)
     sums = (n_seeds * float(arms @ arms), n_arms * float(seeds @ seeds), float((residuals**2).sum()))
     variance = None if why else sums[2] / df_error
     return Fit(means, n_seeds, *sums, df_error, variance, why)
 
 
-def _why_no_error(residuals: np.ndarray, scale: float, n_seeds: int, df_error: int) -> str | None:
-    if n_seeds < 2:
+def _why_no_error(residuals: np.ndarray, seeds: np.ndarray, scale: float, df_error: int) -> str | None:
+    if len(seeds) < 2:
         return TOO_FEW
     if df_error < 1:
         return "fewer than 2 arms"
-    return NO_SPREAD if np.abs(residuals).max() <= _ROUNDING * scale else None
+    if np.abs(residuals).max() > _ROUNDING * scale:
+        return None
+    return NO_ERROR if np.abs(seeds).max() > _ROUNDING * scale else NO_SPREAD
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,11 @@ def greenhouse_geisser(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Permutation:
-    """A permutation test: its p value, how many arrangements it looked at, and the smallest p it can reach."""
+    """A permutation test: its p value and how many arrangements it looked at; an exact p is at least 1 in as many."""
 
     p: float
     n_arrangements: int
     exact: bool
-    smallest_p: float
 
 
 def permutation_test(values: np.ndarray) -> Permutation:
@@ -194,8 +195,8 @@ def permutation_test(values: np.ndarray) -> Permutation:
     # Arrangements that tie in exact arithmetic must tie here: allow rounding of the sums.
     hits = int((np.einsum("ij,ij->i", sums, sums) >= observed @ observed * (1 - 1e-9)).sum())
     if exact:
-        return Permutation(hits / n_different, n_different, True, 1 / n_different)
-    return Permutation((hits + 1) / (_N_DRAWS + 1), _N_DRAWS, False, max(1 / (_N_DRAWS + 1), 1 / n_different))
+        return Permutation(hits / n_different, n_different, True)
+    return Permutation((hits + 1) / (_N_DRAWS + 1), _N_DRAWS, False)
 
 
 def _all_arm_sums(values: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Which runs count: every launched run is used, or left out by a rule that is named; every planned cell has a state.
 
 The rules, in order. A run is left out when
-1. its arm or seed is not in the plan;
-2. it was made under other settings (command-line overrides, budget) than the runs reported here;
-3. it did not end ``ok``;
-4. its primary metric was not measured;
-5. its cell already had a run that counts: the one that started first.
+1. it is an earlier attempt of a cell that ran again;
+2. its arm or seed is not in the plan;
+3. it was made with other command-line overrides than the runs reported here (none: the plan's own cells);
+4. it did not end ``ok``;
+5. its primary metric was not measured;
+6. its cell already has a run that counts: one of this version of the plan before others, then the one that started
+   first.
 """
 
 from collections import Counter
@@ -19,10 +21,11 @@ import pandas as pd
 from lmexp.plan import Plan
 
 Record = dict[Hashable, Any]
-Settings = tuple[str, float | None]  # overrides beyond the plan, budget in seconds (None: not recorded)
 
 OK, MISSING, UNMEASURED = "ok", "missing", "unmeasured"
+SUPERSEDED = "an earlier attempt of a cell that ran again"
 _OTHER_SETTINGS = "other settings"
+_AS_PLANNED = ""  # overrides of a cell that is the plan's own
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class LeftOut:
     status: str
     rule: str
     error: str | None
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the cell ran again after this attempt."""
+        return self.rule == SUPERSEDED
 
 
 @dataclass(frozen=True)
@@ -89,17 +97,24 @@ def account(plan: Plan, runs: pd.DataFrame) -> tuple[Accounting, pd.DataFrame]:
     Returns:
         The accounting, and the used rows with ``arm`` and ``seed`` as their index, in the plan's order.
     """
-    runs = runs.sort_values(["started_at", "run_id"], na_position="last", kind="stable").reset_index(drop=True)
-    records = _records(runs)
-    settings = _reported_settings(plan, records)
+    runs = _in_order(plan, runs)
+    records = runs.to_dict("records")
+    settings = _reported_settings(records)
     rules = _rules(plan, records, settings)
     left_out = tuple(_left_out(row, rule) for row, rule in zip(records, rules, strict=True) if rule)
     used = runs[np.array([rule is None for rule in rules], dtype=bool)].set_index(["arm", "seed"])
     order = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     cells = _cell_states(order, used, left_out)
     table = used.loc[[cell for cell, state in zip(order, cells, strict=True) if state.state == OK]]
-    as_planned = _alike(settings, ("", _planned_budget(plan)))
-    return Accounting(cells, left_out, len(runs), _describe(settings), as_planned), table
+    return Accounting(cells, left_out, len(runs), _describe(settings), settings == _AS_PLANNED), table
+
+
+def _in_order(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
+    """Sort by what decides between two runs of a cell: this version of the plan first, then the earliest start."""
+    ours = runs["plan_sha256"] == plan.sha256 if "plan_sha256" in runs else False
+    ordered = runs.assign(_other=~pd.Series(ours, index=runs.index, dtype=bool))
+    ordered = ordered.sort_values(["_other", "started_at", "run_id"], na_position="last", kind="stable")
+    return ordered.drop(columns="_other").reset_index(drop=True)
 
 
 def values(plan: Plan, used: pd.DataFrame, metric: str) -> np.ndarray:
@@ -109,47 +124,33 @@ def values(plan: Plan, used: pd.DataFrame, metric: str) -> np.ndarray:
     return np.array([[measured.get((arm, seed), np.nan) for seed in plan.seeds] for arm in plan.arms])
 
 
-def _records(runs: pd.DataFrame) -> list[Record]:
-    return runs.to_dict("records")
-
-
-def _setting(row: Record) -> Settings:
-    """Return what must be equal among runs that are compared."""
-    budget: Any = row.get("budget_seconds")
+def _overrides(row: Record) -> str:
+    """Return what must be equal among runs that are compared; null is the plan's own cell."""
     overrides = row.get("overrides")
-    return (overrides if isinstance(overrides, str) else "", float(budget) if _is_number(budget) else None)
+    return overrides if isinstance(overrides, str) else _AS_PLANNED
 
 
-def _alike(first: Settings, second: Settings) -> bool:
-    """Whether two runs may be compared; a run that failed before it recorded its budget goes with any budget."""
-    return first[0] == second[0] and (first[1] == second[1] or None in (first[1], second[1]))
+def _is_superseded(row: Record) -> bool:
+    """Tell whether the row is an earlier attempt; rows of a store without that column are not."""
+    value: Any = row.get("superseded")
+    return bool(pd.notna(value) and value)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
-def _reported_settings(plan: Plan, records: list[Record]) -> Settings:
-    """Choose the settings to report: the plan's own if any run has them, else those with most finished cells."""
-    finished = Counter({_setting(row): 0 for row in records})
-    finished.update(_setting(row) for row in records if row["status"] == OK)
-    if not finished:
-        return ("", None)
-    planned = _planned_budget(plan)
-    own = ("", planned)
+def _reported_settings(records: list[Record]) -> str:
+    """Choose the overrides to report: the plan's own if any run has them, else those with most finished cells."""
+    finished: Counter[str] = Counter()
+    for row in records:
+        if not _is_superseded(row):
+            finished[_overrides(row)] += row["status"] == OK
     # Insertion follows the start of the runs, and max() keeps the first of equals: the earliest settings win a tie.
-    return max(finished, key=lambda setting: (_alike(setting, own), finished[setting]))
+    return max(finished, key=lambda text: (text == _AS_PLANNED, finished[text]), default=_AS_PLANNED)
 
 
-def _planned_budget(plan: Plan) -> float | None:
-    for override in reversed(plan.base):
-        key, _, value = override.partition("=")
-        if key == "budget.seconds":
-            return float(value)
-    return None
-
-
-def _rules(plan: Plan, records: list[Record], settings: Settings) -> list[str | None]:
+def _rules(plan: Plan, records: list[Record], settings: str) -> list[str | None]:
     taken: dict[tuple[object, object], str] = {}
     rules: list[str | None] = []
     for row in records:
@@ -163,24 +164,25 @@ def _rules(plan: Plan, records: list[Record], settings: Settings) -> list[str | 
 def _rule(
     plan: Plan,
     row: Record,
-    settings: Settings,
+    settings: str,
     taken: dict[tuple[object, object], str],
 ) -> str | None:
     cell = (row["arm"], row["seed"])
+    if _is_superseded(row):
+        return SUPERSEDED
     if row["arm"] not in plan.arms or row["seed"] not in plan.seeds:
         return "not a cell of the plan"
-    if not _alike(_setting(row), settings):
-        return f"{_OTHER_SETTINGS}: {_describe(_setting(row))}"
+    if _overrides(row) != settings:
+        return f"{_OTHER_SETTINGS}: {_describe(_overrides(row))}"
     if row["status"] != OK:
         return str(row["status"])
     if not _is_number(row.get(plan.primary.name)):
         return f"{plan.primary.name} was not measured"
-    return f"{taken[cell]} started first" if cell in taken else None
+    return f"{taken[cell]} counts for this cell" if cell in taken else None
 
 
-def _describe(setting: Settings) -> str:
-    overrides, budget = setting
-    return overrides or ("as the plan says" if budget is None else f"budget of {budget:g} s")
+def _describe(settings: str) -> str:
+    return settings or "as the plan says"
 
 
 def _left_out(row: Record, rule: str) -> LeftOut:
@@ -193,8 +195,9 @@ def _cell_states(
     order: list[tuple[str, int]], used: pd.DataFrame, left_out: tuple[LeftOut, ...]
 ) -> tuple[CellState, ...]:
     counted = {cell: str(run_id) for cell, run_id in used["run_id"].items()}
-    # Later attempts replace earlier ones: the state of a cell is that of its last attempt.
-    tried = {(run.arm, run.seed): run for run in left_out if not run.rule.startswith(_OTHER_SETTINGS)}
+    # Later runs replace earlier ones: the state of a cell is that of the last.
+    ours = [run for run in left_out if not run.superseded and not run.rule.startswith(_OTHER_SETTINGS)]
+    tried = {(run.arm, run.seed): run for run in ours}
     return tuple(_cell_state(*cell, counted.get(cell), tried.get(cell)) for cell in order)
 
 

@@ -18,15 +18,21 @@ class Difference:
     """An arm minus the control, in the metric's unit.
 
     ``alone`` has the t interval that holds for this one difference, ``simultaneous`` Dunnett's, which holds for all
-    arms together. ``p_adjusted`` belongs to the latter. None where undefined.
+    arms together. ``p_adjusted`` belongs to the latter. The p values are None where undefined; all but ``alone`` are
+    None when the plan asks for no test.
     """
 
     arm: int  # row of the arm
     alone: Estimate
-    simultaneous: Estimate
+    simultaneous: Estimate | None
     t: float | None
     p: float | None
     p_adjusted: float | None
+
+    @property
+    def shown(self) -> Estimate:
+        """The estimate to report: with the simultaneous interval wherever the plan asks for one."""
+        return self.simultaneous or self.alone
 
 
 def pairwise(n_arms: int, minuend: int, subtrahend: int) -> np.ndarray:
@@ -45,6 +51,13 @@ def differences(fit: Fit, control: int, alpha: float) -> list[Difference]:
     others = [arm for arm in range(fit.n_arms) if arm != control]
     critical = None if fit.error_variance is None else dunnett_critical(alpha, len(others), fit.df_error)
     return [_difference(fit, arm, control, alpha, len(others), critical) for arm in others]
+
+
+def plain_differences(fit: Fit, control: int, alpha: float) -> list[Difference]:
+    """Return every other arm minus the control with its own t interval and no test: for plans that ask for none."""
+    others = [arm for arm in range(fit.n_arms) if arm != control]
+    alone = [contrast(fit, pairwise(fit.n_arms, arm, control), 1 - alpha) for arm in others]
+    return [Difference(arm, estimate, None, None, None, None) for arm, estimate in zip(others, alone, strict=True)]
 
 
 def _difference(fit: Fit, arm: int, control: int, alpha: float, n_family: int, critical: float | None) -> Difference:
@@ -82,13 +95,19 @@ def share(fit: Fit, arm: int, control: int, full: int, direction: int, confidenc
     if whole.low is None:
         return undefined(str(fit.why), confidence, fit.n_seeds, "Fieller", _quotient(fit, numerator, denominator))
     if whole.low <= 0:
-        interval = f"{whole.low:.3g} to {whole.high:.3g}".replace("-", "\N{MINUS SIGN}")
-        reason = f"the full improvement is not clearly above zero (interval {interval})"
-        return undefined(reason, confidence, fit.n_seeds, "Fieller", df=fit.df_error)
+        return undefined(_why_no_share(whole), confidence, fit.n_seeds, "Fieller", df=fit.df_error)
     variance = fit.error_variance or 0.0
     products = np.stack([numerator, denominator]) @ np.stack([numerator, denominator]).T
     tops = (float(numerator @ fit.means), float(denominator @ fit.means))
     return fieller(*tops, products * variance / fit.n_seeds, fit.df_error, confidence, fit.n_seeds)
+
+
+def _why_no_share(whole: Estimate) -> str:
+    """Say why the full improvement, whose interval reaches down to zero or below, cannot be shared out."""
+    interval = f"(interval {whole.low:.3g} to {whole.high:.3g})".replace("-", "\N{MINUS SIGN}")
+    if whole.high is not None and whole.high < 0:
+        return f"the full arm is clearly worse than the control, so there is no improvement to share {interval}"
+    return f"the full improvement is not clearly above zero {interval}"
 
 
 def _quotient(fit: Fit, numerator: np.ndarray, denominator: np.ndarray) -> float | None:

@@ -27,12 +27,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Drift:
-    """The machine's pace over an experiment. ``slowdown`` is how far the slowest run lies below the fastest."""
+    """The machine's pace over an experiment: every run's probes, those of slow runs, and all of it in words."""
 
     probes: tuple[Probe, ...]
-    slowdown: float | None
     slow: tuple[Probe, ...]
-    pace_of_arm: dict[str, float]
     sentence: str
 
 
@@ -47,13 +45,13 @@ def drift_of(used: pd.DataFrame) -> Drift:
     )
     paced = [(probe, probe.pace) for probe in probes if probe.pace is not None]
     if not paced:
-        return Drift(tuple(probes), None, (), {}, "The machine's pace was not measured.")
+        return Drift(tuple(probes), (), "The machine's pace was not measured.")
     slowest, slowdown = min(paced, key=lambda item: item[1])[0], 1 - min(pace for _, pace in paced)
     slow = tuple(probe for probe, pace in paced if pace < 1 - TOLERANCE)
     arms = {
         arm: float(np.mean([pace for probe, pace in paced if probe.arm == arm])) for arm in {p.arm: 0 for p, _ in paced}
     }
-    return Drift(tuple(probes), slowdown, slow, arms, _sentence(slowdown, slowest, slow, len(paced), arms))
+    return Drift(tuple(probes), slow, _sentence(slowdown, slowest, slow, len(paced), arms))
 
 
 def _probe(row: dict) -> Probe:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from lmexp.analysis.distributions import noncentral_t_limits
-from lmexp.analysis.estimates import NO_SPREAD, Estimate, undefined
+from lmexp.analysis.estimates import NO_ERROR, NO_SPREAD, Estimate, undefined
 
 _ROUNDING = 1e-12
 
@@ -56,8 +56,9 @@ def d_z(first: np.ndarray, second: np.ndarray, confidence: float) -> Estimate:
     if n < 2:
         return undefined("fewer than 2 seeds", confidence, n, "d_z")
     deviation = float(paired.std(ddof=1))
-    if deviation <= _ROUNDING * max(np.abs(first).max(), np.abs(second).max()):
-        return undefined(NO_SPREAD, confidence, n, "d_z")
+    rounding = _ROUNDING * max(np.abs(first).max(), np.abs(second).max())
+    if deviation <= rounding:
+        return undefined(NO_ERROR if np.ptp(first) > rounding else NO_SPREAD, confidence, n, "d_z")
     return _standardised(float(paired.mean()) / deviation, float(np.sqrt(n)), n - 1, confidence, n, "d_z")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 NO_SPREAD = "no variation between seeds"
+NO_ERROR = "the arms differ by the same amount at every seed, which leaves no error to judge by"
 TOO_FEW = "fewer than 2 complete seeds"
 
 

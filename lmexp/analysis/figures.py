@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from lmexp.analysis.analyse import AgainstControl, Analysis
 from lmexp.analysis.curves import Curve, gaps_to, mean_curve
@@ -28,6 +28,7 @@ from lmexp.analysis.pictures import (
 WIDE, NARROW = 944, 350  # CSS pixels
 _MOST_THIN_LINES = 150  # beyond, single seeds would be a grey smear and a heavy page: the mean and its band remain
 _TIME_STEPS = [1, 2, 3, 5, 6, 10]  # ticks at 60 s as well as at 50 s
+_PACE_STEPS = (2, 5, 10, 20, 50)  # per cent between ticks; all of them divide 100, the pace that others refer to
 _SETTLED = 0.12  # fraction of the time after which the loss axis must show everything
 
 
@@ -66,14 +67,15 @@ def estimation_plot(analysis: Analysis) -> Picture | None:
 def _estimation_caption(analysis: Analysis, shown: Sequence[AgainstControl]) -> str:
     control, sesoi = analysis.plan.control, analysis.plan.primary.sesoi
     side = "below" if analysis.primary.direction == "lower" else "above"
-    has_interval = shown[0].difference.simultaneous.has_interval
-    bar = (
-        f"the bar its {analysis.confidence:.0%} simultaneous interval" if has_interval else "its interval is undefined"
-    )
+    difference, n = shown[0].difference, len(analysis.complete)
+    kind = "simultaneous" if difference.simultaneous else "own"
+    bar = f"the bar its {analysis.confidence:.0%} {kind} interval"
+    if not difference.shown.has_interval:
+        bar = "its interval is undefined"
     band = f" The shaded band is smaller than the plan's smallest effect of interest (±{sesoi:g})." if sesoi else ""
     return (
         f"Every dot is one run; a line joins {control} and the arm at the same seed. Beneath, the difference from "
-        f"{control} over n = {len(analysis.complete)} complete seeds: {side} zero is better. Small dots are single "
+        f"{control} over n = {n} complete seed{'s' * (n != 1)}: {side} zero is better. Small dots are single "
         f"seeds, the large one is their mean, {bar}.{band}"
     )
 
@@ -97,8 +99,9 @@ def _estimation(analysis: Analysis, shown: Sequence[AgainstControl], width: floa
         pairs.append((values, gaps))
     for group in zip(*pairs, strict=True):
         _share_limits(group)
-    _heading(pairs[0][0], f"{analysis.primary.label}, {analysis.primary.unit}", lift=25)
-    _heading(pairs[0][1], f"Difference from {analysis.plan.control}, {analysis.primary.unit}", lift=8)
+    for values, gaps in pairs:
+        _heading(values, f"{analysis.primary.label}, {analysis.primary.unit}", lift=25)
+        _heading(gaps, f"Difference from {analysis.plan.control}, {analysis.primary.unit}", lift=8)
     return drawn
 
 
@@ -143,14 +146,14 @@ def _gaps(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> Non
         axes.axhspan(-sesoi, sesoi, color=GRID, alpha=0.45, linewidth=0)
     axes.axhline(0, color=INK, linewidth=1)
     for x, comparison in enumerate(band):
-        together, own = comparison.difference.simultaneous, colour[comparison.arm]
+        shown, own = comparison.difference.shown, colour[comparison.arm]
         beside = np.full(len(comparison.paired), x - 0.2)
         axes.plot(beside, comparison.paired, "o", color=own, markersize=3.6, alpha=0.6)
-        if together.low is not None and together.high is not None:
-            axes.plot([x, x], [together.low, together.high], color=own, linewidth=2.4)
-        axes.plot([x], [together.value or 0.0], "o", color=own, markersize=7.5)
-        text = analysis.primary.signed(together.value)
-        axes.annotate(text, (x, together.value or 0.0), (9, 0), textcoords="offset points", va="center", fontsize=10)
+        if shown.low is not None and shown.high is not None:
+            axes.plot([x, x], [shown.low, shown.high], color=own, linewidth=2.4)
+        axes.plot([x], [shown.value or 0.0], "o", color=own, markersize=7.5)
+        text = analysis.primary.signed(shown.value)
+        axes.annotate(text, (x, shown.value or 0.0), (9, 0), textcoords="offset points", va="center", fontsize=10)
 
 
 def _seeds_plot(analysis: Analysis) -> Picture:
@@ -355,7 +358,9 @@ def _drift(analysis: Analysis, width: float) -> Figure:
         axes.plot(orders[chosen], np.nanmean(ends[chosen], axis=1), "o", color=colour, markersize=5.5)
     axes.set_ylim(min(93.0, axes.get_ylim()[0]), max(101.5, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    low, high = axes.get_ylim()
+    step = next((step for step in _PACE_STEPS if high - low <= 5 * step), _PACE_STEPS[-1])
+    axes.yaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("run, in order of start", loc="right")
     _heading(axes, "Machine pace", lift=10)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import floor, log10
 
 from lmexp.plan import Plan
 
 UNDEFINED = "undefined"
+_ROUNDING = 1e-12  # below this a number is rounding, not a small value
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,13 @@ class Measure:
 
 
 def decimals(places: int, scale: float = 1.0) -> Callable[[float], str]:
-    """Return a writer with a fixed number of decimals, thousands set apart."""
-    return lambda value: f"{value * scale:,.{places}f}".replace("-", "\N{MINUS SIGN}")
+    """Return a writer with a fixed number of decimals, thousands set apart; small values get as many as they need."""
+    return lambda value: number_text(value * scale, places)
+
+
+def _enough(value: float, places: int) -> int:
+    """Return decimals that show at least one figure of a value that is not zero."""
+    return places if abs(value) < _ROUNDING else max(places, -floor(log10(abs(value))))
 
 
 def significant(value: float) -> str:
@@ -93,4 +100,5 @@ def number_text(value: float | None, places: int = 2) -> str:
     """Write a unit-free number with a true minus sign; ``undefined`` for None."""
     if value is None:
         return UNDEFINED
+    places = _enough(value, places)
     return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no negative zero

@@ -14,6 +14,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from lmexp.analysis.svg import accessible
+
 INK, MUTED, GRID, PAPER, ACCENT, CONTROL = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _ROLES = {
     INK: "var(--ink, #1d2730)",
@@ -120,6 +122,5 @@ def _named(svg: str, alt: str) -> str:
     assert head is not None
     box = re.search(r'viewBox="([^"]+)"', head[0])
     assert box is not None
-    text = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box[1]}"'
-    return f'{opening} role="img" aria-label="{text}" style="width:100%;height:auto">' + svg[head.end() :]
+    return f'{opening} {accessible(alt)} style="width:100%;height:auto">' + svg[head.end() :]

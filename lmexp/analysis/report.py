@@ -4,6 +4,7 @@ The same plan, rows and log points give the same bytes: no dates of writing, no 
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,26 @@ from markupsafe import Markup
 
 from lmexp.analysis import figures
 from lmexp.analysis.analyse import AgainstControl, Analysis, analyse
+from lmexp.analysis.blocks import BlockedAnova
 from lmexp.analysis.cells import MISSING, OK
 from lmexp.analysis.curves import Steps, read_curves
 from lmexp.analysis.estimates import Estimate
-from lmexp.analysis.measures import Measure, measure_of, p_text
+from lmexp.analysis.measures import Measure, measure_of, number_text, p_text
 from lmexp.analysis.pictures import ARM_COLOURS, Picture
 from lmexp.analysis.strips import Scale, scale_of, verdict_strip, zero_strip
-from lmexp.analysis.tables import anova_table, arms_table, contrasts_table, interval_text, runs_table, terminal_tables
+from lmexp.analysis.tables import (
+    anova_table,
+    arms_table,
+    contrasts_table,
+    interval_text,
+    launched_table,
+    terminal_tables,
+)
 from lmexp.analysis.verdicts import Reading, Verdict
 from lmexp.criteria import Term
-from lmexp.plan import Plan
-from lmexp.results import STEP_SCHEMA, make_writable, write_text
+from lmexp.files import write_text
+from lmexp.plan import NO_TEST, Plan
+from lmexp.results import STEP_SCHEMA, make_writable
 
 __all__ = ["Report", "render", "terminal_tables", "verdicts_record", "write_report"]
 
@@ -44,7 +54,14 @@ class Report:
     analysis: Analysis
 
 
-def write_report(plan: Plan, runs: pd.DataFrame, steps: Steps, folder: Path, notes: Sequence[str] = ()) -> Report:
+def write_report(
+    plan: Plan,
+    runs: pd.DataFrame,
+    steps: Steps,
+    folder: Path,
+    notes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Report:
     """Analyse a plan's runs and write ``report.html``, ``verdicts.json`` and the tables, each atomically.
 
     Args:
@@ -53,19 +70,20 @@ def write_report(plan: Plan, runs: pd.DataFrame, steps: Steps, folder: Path, not
         steps: log points by ``run_id``, or a function that loads them and raises UserError when it cannot.
         folder: where to write; created when missing.
         notes: sentences to show near the top, for instance about damaged files that were set aside.
+        overrides: what the runs were started with beyond the plan, for the commands that the report prints.
 
     Raises:
-        UserError: the plan names what does not exist, or the folder cannot be written to.
+        UserError: the folder cannot be written to.
     """
     analysis = analyse(plan, runs)
     make_writable(folder)
     files = {
-        "report.html": render(analysis, steps, notes),
+        "report.html": render(analysis, steps, notes, overrides),
         "verdicts.json": json.dumps(verdicts_record(analysis), indent=2, ensure_ascii=False) + "\n",
         "arms.csv": arms_table(analysis).to_csv(index=False, lineterminator="\n"),
         "contrasts.csv": contrasts_table(analysis).to_csv(index=False, lineterminator="\n"),
         "anova.csv": anova_table(analysis).to_csv(index=False, lineterminator="\n"),
-        "runs.csv": runs_table(analysis).to_csv(index=False, lineterminator="\n"),
+        "runs.csv": launched_table(analysis).to_csv(index=False, lineterminator="\n"),
     }
     for name, text in files.items():
         write_text(folder / name, text)
@@ -80,6 +98,7 @@ def verdicts_record(analysis: Analysis) -> dict[str, Any]:
         "plan": {"name": analysis.plan.name, "question": analysis.plan.question, "sha256": analysis.plan.sha256},
         "registered": analysis.registered,
         "joint_reading": analysis.joint,
+        "answer": analysis.answer,
         "verdicts": [_verdict_record(verdict) for verdict in analysis.verdicts],
         "cells": {"planned": len(accounting.cells), **accounting.states},
         "runs": {
@@ -108,7 +127,7 @@ def _estimate_record(term: Term, estimate: Estimate) -> dict[str, Any]:
     return {"term": str(term), **vars(estimate)}
 
 
-def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = ()) -> str:
+def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
     """Return the report as one HTML page. Arguments as in :func:`write_report`."""
     environment = Environment(
         loader=PackageLoader("lmexp.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -116,18 +135,27 @@ def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = ()) -> str:
     )  # fmt: skip
     environment.filters["svg"] = Markup
     pictures, without_curves = _pictures(analysis, steps)
-    cards = [_card(verdict) for verdict in analysis.verdicts]
+    scales = _scales(analysis.verdicts)
+    cards = [_card(verdict, scales) for verdict in analysis.verdicts]
+    contrasts = _contrast_rows(analysis)
     missing_curves = f"No loss curve for {', '.join(without_curves)}: no log points could be read."
     return environment.get_template("report.html.j2").render(
         analysis=analysis,
         plan=analysis.plan,
         notes=[*notes, *analysis.remarks, *([missing_curves] if without_curves else [])],
         facts=_facts(analysis),
+        lede=_lede(analysis),
         cards=cards,
         columns=_columns(cards),
         arms=_arm_rows(analysis),
         measures=analysis.measures,
-        contrasts=_contrast_rows(analysis),
+        contrasts=contrasts,
+        has_intervals=any(row["has_interval"] for row in contrasts),
+        has_effects=any(row["has_effects"] for row in contrasts),
+        has_spread=any(summary.std is not None for summary in analysis.summaries[analysis.primary.name].values()),
+        tested=analysis.plan.analysis.contrasts != NO_TEST,
+        n_complete=_counted(len(analysis.complete), "complete seed"),
+        n_rows=_counted(analysis.accounting.n_launched, "row"),
         secondary=_secondary_rows(analysis),
         uses_secondary=any(term.metric for verdict in analysis.verdicts for term in verdict.estimates),
         shares=_share_rows(analysis),
@@ -136,7 +164,7 @@ def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = ()) -> str:
         cells=_cell_rows(analysis),
         sums=_sums(analysis),
         environment=_environment_rows(analysis),
-        commands=_commands(analysis),
+        commands=_commands(analysis, overrides),
         pictures=pictures,
         arm_colours=ARM_COLOURS,
         confidence=f"{analysis.confidence:.0%}",
@@ -155,6 +183,12 @@ def _pictures(analysis: Analysis, steps: Steps) -> tuple[dict[str, Picture | Non
         "gaps": figures.gap_curves(analysis, curves, measure.unit),
         "drift": figures.drift_plot(analysis),
     }, without
+
+
+def _lede(analysis: Analysis) -> str:
+    """Answer the question, then say what became of the hypotheses; a breach of the protocol comes first."""
+    sentences = [analysis.joint, analysis.answer] if analysis.breach else [analysis.answer, analysis.joint]
+    return " ".join(filter(None, sentences))
 
 
 def _facts(analysis: Analysis) -> list[tuple[str, str, str]]:
@@ -181,10 +215,13 @@ def _facts(analysis: Analysis) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _card(verdict: Verdict) -> dict[str, Any]:
-    """Return what a verdict card shows. Terms of one kind share a scale, so that they can be compared."""
-    readings = verdict.supporting + verdict.falsifying
-    scales = {kind: _common_scale(readings, kind) for kind in {_kind(reading.comparison.term) for reading in readings}}
+def _scales(verdicts: Sequence[Verdict]) -> dict[tuple[str, str | None], Scale]:
+    """Return one scale for each kind of estimate over all cards: a bound stands at the same place wherever it is."""
+    readings = [reading for verdict in verdicts for reading in verdict.supporting + verdict.falsifying]
+    return {kind: _common_scale(readings, kind) for kind in {_kind(reading.comparison.term) for reading in readings}}
+
+
+def _card(verdict: Verdict, scales: dict[tuple[str, str | None], Scale]) -> dict[str, Any]:
     return {
         "verdict": verdict,
         "glyph": _GLYPHS[verdict.verdict],
@@ -254,49 +291,54 @@ def _css_colour(analysis: Analysis, arm: str) -> str:
 
 def _contrast_rows(analysis: Analysis) -> list[dict[str, Any]]:
     found = analysis.comparisons[analysis.primary.name]
-    scale = scale_of([c.difference.simultaneous for c in found], [0.0])
+    scale = scale_of([c.difference.shown for c in found], [0.0])
     return [_contrast_row(analysis, comparison, scale) for comparison in found]
 
 
 def _contrast_row(analysis: Analysis, found: AgainstControl, scale: Scale) -> dict[str, Any]:
-    together, measure = found.difference.simultaneous, found.measure
-    interval = (
-        f"{measure.signed(together.low)} to {measure.signed(together.high)}" if together.has_interval else "undefined"
-    )
+    shown, measure, effects = found.difference.shown, found.measure, found.effects
+    interval = f"{measure.signed(shown.low)} to {measure.signed(shown.high)}" if shown.has_interval else "undefined"
     colour = _css_colour(analysis, found.arm)
-    alt = f"{found.arm}: difference {measure.signed(together.value)}, interval {interval}"
+    alt = f"{found.arm}: difference {measure.signed(shown.value)}, interval {interval}"
     return {
         "arm": found.arm,
         "colour": colour,
-        "n": together.n_seeds,
-        "difference": measure.signed(together.value),
+        "n": shown.n_seeds,
+        "has_interval": shown.has_interval,
+        "has_effects": any(e.value is not None for e in (effects.hedges_g, effects.cohens_d, effects.d_z)),
+        "difference": measure.signed(shown.value),
         "relative": "" if found.relative is None else f"{found.relative:+.1%}".replace("-", "\N{MINUS SIGN}"),
         "interval": interval,
-        "why": together.undefined or "",
+        "why": shown.undefined or "",
         "p": p_text(found.difference.p_adjusted),
-        "svg": zero_strip(together, scale, colour, alt),
-        "g": interval_text(found.effects.hedges_g),
-        "d": interval_text(found.effects.cohens_d),
-        "d_z": interval_text(found.effects.d_z),
+        "svg": zero_strip(shown, scale, colour, alt),
+        "g": interval_text(effects.hedges_g),
+        "d": interval_text(effects.cohens_d),
+        "d_z": interval_text(effects.d_z),
     }
 
 
 def _secondary_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Return the other measures' differences, one group per measure."""
     return [
-        {"measure": measure, "rows": [_contrast_row(analysis, c, scale_of([], [0.0, 1.0])) for c in found]}
+        _secondary(measure, [_contrast_row(analysis, c, scale_of([], [0.0, 1.0])) for c in found])
         for measure in analysis.measures[1:]
         if (found := analysis.comparisons.get(measure.name, ()))
     ]
 
 
+def _secondary(measure: Measure, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"measure": measure, "rows": rows, "has_intervals": any(row["has_interval"] for row in rows)}
+
+
 def _share_rows(analysis: Analysis) -> list[dict[str, str]]:
     scale = scale_of(list(analysis.shares.values()), [0.0, 1.0])
+    has_intervals = any(estimate.has_interval for estimate in analysis.shares.values())
     return [
         {
             "arm": arm,
             "colour": _css_colour(analysis, arm),
-            "text": interval_text(estimate),
+            "text": interval_text(estimate) if has_intervals else number_text(estimate.value),
             "why": estimate.undefined or "",
             "svg": zero_strip(
                 estimate, scale, _css_colour(analysis, arm), f"share of {arm}: {interval_text(estimate)}"
@@ -319,24 +361,41 @@ def _anova_rows(analysis: Analysis) -> list[dict[str, str]]:
 
 
 def _omnibus_sentence(analysis: Analysis) -> str:
-    """Say in plain words whether the arms differ at all."""
+    """Say in plain words what the omnibus test finds, and which arms differ from the control by the contrasts."""
     found = analysis.anova
     if found is None:
-        return ""
+        return _contrasts_sentence(analysis)
     if found.f is None:
         return f"Whether the arms differ at all cannot be tested: {found.why}."
-    differ = (
-        "The arms differ"
-        if (found.p or 0.0) < analysis.plan.analysis.alpha
-        else "No difference between arms can be shown"
-    )
-    p = p_text(found.p)
-    text = f"{differ}: F({found.df_arms}, {found.df_error}) = {found.f:,.2f}, p {p if p.startswith('<') else '= ' + p}"
-    if found.permutation is not None:
-        kind = "exact" if found.permutation.exact else "Monte Carlo"
-        p = p_text(found.permutation.p)
-        text += f"; {kind} permutation test p {p if p.startswith('<') else '= ' + p}"
-    return text + f"; n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{found.n_seeds} complete seeds."
+    differ = "finds that the arms differ" if (found.p or 0.0) < analysis.plan.analysis.alpha else "finds no difference"
+    text = f"The omnibus test, over all arms at once, {differ}: F({found.df_arms}, {found.df_error}) = {found.f:,.2f}, "
+    text += _p_is(found.p) + _permutation_clause(found)
+    sentence = f"{text}; n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{_counted(found.n_seeds, 'complete seed')}."
+    return f"{sentence} {_contrasts_sentence(analysis)}".rstrip()
+
+
+def _permutation_clause(found: BlockedAnova) -> str:
+    if found.permutation is None:
+        return ""
+    kind = "exact" if found.permutation.exact else "Monte Carlo"
+    count = f"{found.permutation.n_arrangements:,} arrangements"
+    return f"; {kind} permutation test over {count} {_p_is(found.permutation.p)}"
+
+
+def _p_is(p: float | None) -> str:
+    text = p_text(p)
+    return f"p {text if text.startswith('<') else '= ' + text}"
+
+
+def _contrasts_sentence(analysis: Analysis) -> str:
+    """Name the arms that Dunnett's test tells from the control, in the primary measure."""
+    alpha = analysis.plan.analysis.alpha
+    found = [c for c in analysis.comparisons[analysis.primary.name] if c.difference.p_adjusted is not None]
+    if not found:
+        return ""
+    below = [f"{c.arm} ({_p_is(c.difference.p_adjusted)})" for c in found if (c.difference.p_adjusted or 0.0) < alpha]
+    named = ", ".join(below) if below else "no arm"
+    return f"Against {analysis.plan.control}, the adjusted p is below {alpha:g} for {named}."
 
 
 def _cell_rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -379,15 +438,23 @@ def _environment_rows(analysis: Analysis) -> list[tuple[str, str]]:
     return rows
 
 
-def _commands(analysis: Analysis) -> list[str]:
+def _commands(analysis: Analysis, overrides: Sequence[str]) -> list[str]:
     """Return the commands that make these runs and this report again."""
     if not len(analysis.used):
         return []
-    commits = list(analysis.environment.get("git_commit", {}))
-    extra = sorted({str(text) for text in analysis.used.get("overrides", pd.Series(dtype=str)).dropna() if text})
+    recorded = sorted({str(text) for text in analysis.used.get("overrides", pd.Series(dtype=str)).dropna() if text})
+    extra = [shlex.quote(item) for item in overrides] or recorded
     name = analysis.plan.name
-    checkout = [f"git checkout {commits[0]}"] if len(commits) == 1 else []
-    return [
-        *checkout,
-        *(" ".join([verb, *extra]) for verb in (f"lmexp run -m experiment={name}", f"lmexp report {name}")),
-    ]
+    verbs = (f"lmexp run -m experiment={name}", f"lmexp report {name}")
+    return [_code_line(analysis), *(" ".join([verb, *extra]) for verb in verbs)]
+
+
+def _code_line(analysis: Analysis) -> str:
+    """Return the command that restores the code; a comment that says why none does, where none does."""
+    commits, dirty = (list(analysis.environment.get(column, {})) for column in ("git_commit", "git_dirty"))
+    if len(commits) != 1:
+        return f"# The code: {'several commits' if commits else 'commit not recorded'}."
+    if dirty == ["False"]:
+        return f"git checkout {commits[0]}"
+    changed = "had uncommitted changes" if "True" in dirty else "may have had uncommitted changes"
+    return f"# The code {changed}: commit {commits[0]} alone does not restore it."

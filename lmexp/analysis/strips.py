@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from lmexp.analysis.estimates import Estimate
+from lmexp.analysis.svg import accessible
 from lmexp.criteria import Comparison
 
 
@@ -87,5 +88,4 @@ def _number(value: float) -> str:
 
 
 def _svg(parts: Sequence[str], height: int, alt: str, kind: str) -> str:
-    text = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return f'<svg class="{kind}" width="100%" height="{height}" role="img" aria-label="{text}">{"".join(parts)}</svg>'
+    return f'<svg class="{kind}" width="100%" height="{height}" {accessible(alt)}>{"".join(parts)}</svg>'

@@ -8,6 +8,7 @@ from lmexp.analysis.analyse import AgainstControl, Analysis
 from lmexp.analysis.cells import MISSING, OK
 from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import number_text, p_text
+from lmexp.plan import NO_TEST
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +44,7 @@ _ANOVA_COLUMNS = [
     *("source", "sum_of_squares", "df", "mean_square", "f", "p"),
     *(name + end for name in ("eta2", "omega2") for end in ("", "_low", "_high")),
 ]
-_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error"]
+_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error", "superseded"]
 
 
 def contrasts_table(analysis: Analysis) -> pd.DataFrame:
@@ -54,6 +55,7 @@ def contrasts_table(analysis: Analysis) -> pd.DataFrame:
 
 def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
     alone, together = found.difference.alone, found.difference.simultaneous
+    low, high = (together.low, together.high) if together else (None, None)
     share = analysis.shares.get(found.arm) if found.measure.name == analysis.primary.name else None
     row = {
         "metric": found.measure.name,
@@ -63,8 +65,8 @@ def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
         "difference": alone.value,
         "low": alone.low,
         "high": alone.high,
-        "low_simultaneous": together.low,
-        "high_simultaneous": together.high,
+        "low_simultaneous": low,
+        "high_simultaneous": high,
         "confidence": alone.confidence,
         "df": alone.df,
         "t": found.difference.t,
@@ -107,15 +109,16 @@ def anova_table(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_ANOVA_COLUMNS)
 
 
-def runs_table(analysis: Analysis) -> pd.DataFrame:
+def launched_table(analysis: Analysis) -> pd.DataFrame:
     """Return every launched run and every missing cell, with its state and the rule that left it out, if one did."""
     cells = [
-        (cell.arm, cell.seed, cell.state, cell.run_id, None, None)
+        (cell.arm, cell.seed, cell.state, cell.run_id, None, None, False)
         for cell in analysis.accounting.cells
         if cell.state in (OK, MISSING)
     ]
     left_out = [
-        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error) for run in analysis.accounting.left_out
+        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error, run.superseded)
+        for run in analysis.accounting.left_out
     ]
     return pd.DataFrame([*cells, *left_out], columns=_RUN_COLUMNS)
 
@@ -137,13 +140,20 @@ def _verdict_table(analysis: Analysis) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=None, caption=analysis.joint, caption_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=None,
+        caption=f"{analysis.joint}\n{analysis.answer}".rstrip(),
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     for column in ("", "Claim", "Verdict", "Why", "Without intervals"):
         table.add_column(column, overflow="fold")
     for verdict in analysis.verdicts:
         name = f"[{_STYLES[verdict.verdict]}]{verdict.verdict}[/]"
-        texts = (verdict.hypothesis.id, verdict.hypothesis.claim, None, verdict.reason, verdict.bare)
-        table.add_row(*(name if text is None else escape(text) for text in texts))
+        texts = (verdict.hypothesis.id, verdict.hypothesis.claim, verdict.reason, verdict.bare or "\N{EN DASH}")
+        key, claim, *others = map(escape, texts)
+        table.add_row(key, claim, name, *others)
     return table
 
 
@@ -176,14 +186,17 @@ def _gap_table(analysis: Analysis) -> "Table":
     from rich.table import Table
 
     primary, table = analysis.primary, Table(box=None, pad_edge=False)
-    headings = (f"{primary.label} minus {analysis.plan.control}\n{primary.unit}", "Simultaneous interval", "Adjusted p")
-    for heading in ("Arm", *headings, "Hedges' g"):
+    tested = analysis.plan.analysis.contrasts != NO_TEST
+    gap = f"{primary.label} minus {analysis.plan.control}\n{primary.unit}"
+    interval = ["Simultaneous interval", "Adjusted p"] if tested else ["Interval"]
+    for heading in ("Arm", gap, *interval, "Hedges' g"):
         table.add_column(escape(heading), justify="left" if heading == "Arm" else "right")
     for found in analysis.comparisons[primary.name]:
-        gap, together = primary.signed(found.difference.alone.value), found.difference.simultaneous
-        limits = f"{primary.signed(together.low)} to {primary.signed(together.high)}"
-        interval, p = limits if together.has_interval else "undefined", p_text(found.difference.p_adjusted)
-        table.add_row(escape(found.arm), gap, interval, p, number_text(found.effects.hedges_g.value))
+        shown = found.difference.shown
+        limits = f"{primary.signed(shown.low)} to {primary.signed(shown.high)}" if shown.has_interval else "undefined"
+        p = [p_text(found.difference.p_adjusted)] if tested else []
+        effect = number_text(found.effects.hedges_g.value)
+        table.add_row(escape(found.arm), primary.signed(shown.value), limits, *p, effect)
     return table
 
 

@@ -30,24 +30,27 @@ Estimator = Callable[[Term], Estimate]
 
 @dataclass(frozen=True)
 class Reading:
-    """One comparison with its estimate: what the interval says, and what the bare point estimate says."""
+    """One comparison with its estimate, and what the interval says."""
 
     comparison: Comparison
     estimate: Estimate
     truth: str
-    bare_truth: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A hypothesis judged. ``reason`` is one plain sentence; ``bare`` is the bare-threshold reading."""
+    """A hypothesis judged. ``reason`` is one plain sentence; ``bare`` is the bare-threshold reading.
+
+    ``bare`` and the truths of the criteria are None when the protocol was not met: what the surviving runs would say
+    is not for reading.
+    """
 
     hypothesis: Hypothesis
     verdict: str
     reason: str
-    bare: str
-    support: str  # truth of supported_if
-    falsification: str  # truth of falsified_if
+    bare: str | None
+    support: str | None  # truth of supported_if
+    falsification: str | None  # truth of falsified_if
     supporting: tuple[Reading, ...]
     falsifying: tuple[Reading, ...]
 
@@ -71,13 +74,16 @@ def judge(hypothesis: Hypothesis, estimator: Estimator, protocol_breach: str | N
     support, falsify = parse(hypothesis.supported_if), parse(hypothesis.falsified_if)
     estimates = {term: estimator(term) for term in dict.fromkeys(terms(support) + terms(falsify))}
     supporting, falsifying = (_readings(criterion, estimates) for criterion in (support, falsify))
+    if protocol_breach:
+        blank = (None, None, None)
+        return Verdict(hypothesis, INADMISSIBLE, protocol_breach, *blank, supporting, falsifying)
     truths = [_whole_truth(criterion, estimates) for criterion in (support, falsify)]
     bare = _name(*(combined(criterion, estimates, bare_truth_of) for criterion in (support, falsify)))
     if any(estimate.value is None for estimate in estimates.values()):
         bare = UNDEFINED.upper()
-    breach = protocol_breach or _undefined_estimate(estimates)
-    verdict = INADMISSIBLE if breach else _name(*truths)
-    reason = breach or _reason(verdict, support, falsify, estimates)
+    gap = _undefined_estimate(estimates)
+    verdict = INADMISSIBLE if gap else _name(*truths)
+    reason = gap or _reason(verdict, support, falsify, estimates)
     return Verdict(hypothesis, verdict, reason, bare, truths[0], truths[1], supporting, falsifying)
 
 
@@ -125,7 +131,7 @@ def _name(support: str, falsification: str) -> str:
 def _readings(criterion: Criterion, estimates: dict[Term, Estimate]) -> tuple[Reading, ...]:
     if isinstance(criterion, Comparison):
         estimate = estimates[criterion.term]
-        return (Reading(criterion, estimate, truth_of(criterion, estimate), bare_truth_of(criterion, estimate)),)
+        return (Reading(criterion, estimate, truth_of(criterion, estimate)),)
     return tuple(reading for part in criterion.parts for reading in _readings(part, estimates))
 
 

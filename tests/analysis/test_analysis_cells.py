@@ -61,7 +61,7 @@ def test_of_two_good_runs_of_a_cell_the_first_started_counts():
     runs["run_id"] = runs["run_id"].where(runs["val_bpb"] < 9, "a-name-that-sorts-first")
     accounting, used = account(PLAN, runs)
     assert used.loc[("gqa", 0), "val_bpb"] < 9
-    assert accounting.left_out[0].rule.endswith("started first")
+    assert accounting.left_out[0].rule.endswith("counts for this cell")
 
 
 @pytest.mark.parametrize("changes", [{"arm": "moe"}, {"seed": 7}])
@@ -102,21 +102,63 @@ class TestSettings:
         assert accounting.settings == "budget.seconds=10"
         assert len(used) == 18
 
-    def test_a_free_budget_is_told_apart_by_its_seconds(self):
-        runs = pd.concat([make_runs(PLAN), self.short(18).assign(overrides="")])
-        accounting, used = account(PLAN, runs)
-        assert (used["budget_seconds"] == 300).all()
-        assert {run.rule for run in accounting.left_out} == {"other settings: budget of 10 s"}
+    def test_an_arm_with_a_budget_of_its_own_is_the_plans_own(self):
+        plan = make_plan(arms={**PLAN.arms, "gqa": ("model.n_kv_heads=2", "budget.seconds=60")})
+        runs = make_runs(plan)
+        runs["budget_seconds"] = runs["budget_seconds"].mask(runs["arm"] == "gqa", 60.0)
+        accounting, _ = account(plan, runs)
+        assert accounting.states == {OK: 18, MISSING: 0}
+        assert accounting.as_planned
 
-    def test_without_a_planned_budget_the_settings_with_most_results_win(self):
-        plan = make_plan(base=("model=gpt_small",))
-        runs = pd.concat([make_runs(plan).head(4), self.short(9).assign(overrides="")])
-        assert len(account(plan, runs)[1]) == 9
+    def test_null_overrides_are_the_plans_own(self):
+        runs = pd.concat([self.short(18), make_runs(PLAN).head(5).assign(overrides=None)])
+        assert account(PLAN, runs)[0].states == {OK: 5, MISSING: 13}
+
+    def test_without_own_runs_the_settings_with_most_results_win(self):
+        few = make_runs(PLAN).head(4).assign(overrides="budget.seconds=20")
+        accounting, used = account(PLAN, pd.concat([few, self.short(9)]))
+        assert (len(used), accounting.settings) == (9, "budget.seconds=10")
+
+    def test_a_run_of_this_version_of_the_plan_counts_before_an_earlier_one_of_another(self):
+        old = make_runs(PLAN).assign(plan_sha256="0" * 64, val_bpb=9.0, started_at="2026-01-01T00:00:00+00:00")
+        old["run_id"] += "-old"
+        accounting, used = account(PLAN, pd.concat([old, make_runs(PLAN).head(7)]))
+        assert (used["val_bpb"] < 9).sum() == 7
+        assert (accounting.n_used, len(accounting.left_out)) == (18, 7)
 
     def test_a_run_that_failed_before_its_budget_was_known_still_belongs_to_its_cell(self):
         runs = spoil(make_runs(PLAN), "rope", 1, "failed", "no compiler")
         runs.loc[runs["status"] == "failed", "budget_seconds"] = np.nan
         assert account(PLAN, runs)[0].states == {OK: 17, MISSING: 0, "failed": 1}
+
+
+class TestSuperseded:
+    """Earlier attempts are listed, and decide nothing."""
+
+    def attempts(self, **changes):
+        runs = make_runs(PLAN).assign(superseded=False)
+        return again(runs, "gqa", 0, superseded=True, started_at="2026-01-01T00:00:00+00:00", **changes)
+
+    @pytest.mark.parametrize("status", ["ok", "failed"])
+    def test_they_are_left_out_by_their_own_rule(self, status):
+        accounting, used = account(PLAN, self.attempts(status=status, val_bpb=9.9))
+        (left_out,) = accounting.left_out
+        assert (left_out.rule, left_out.superseded) == ("an earlier attempt of a cell that ran again", True)
+        assert (accounting.n_launched, accounting.n_used) == (19, 18)
+        assert used["val_bpb"].max() < 9
+
+    def test_a_cell_with_only_an_earlier_attempt_is_missing(self):
+        runs = self.attempts(status="failed")
+        runs = runs[runs["superseded"] | (runs["arm"] != "gqa") | (runs["seed"] != 0)]
+        assert account(PLAN, runs)[0].states == {OK: 17, MISSING: 1}
+
+    def test_their_overrides_choose_no_settings(self):
+        runs = make_runs(PLAN).assign(overrides="budget.seconds=10", superseded=False)
+        accounting, _ = account(PLAN, again(runs, "gqa", 0, superseded=True, overrides=""))
+        assert (accounting.settings, accounting.n_used) == ("budget.seconds=10", 18)
+
+    def test_null_is_not_superseded(self):
+        assert account(PLAN, make_runs(PLAN).assign(superseded=None))[0].left_out == ()
 
 
 def test_no_runs_at_all():

@@ -16,7 +16,15 @@ from lmexp.analysis.blocks import (
     partial_effects,
     permutation_test,
 )
-from lmexp.analysis.contrasts import differences, fieller, interaction, pairwise, ratio_of_means, share
+from lmexp.analysis.contrasts import (
+    differences,
+    fieller,
+    interaction,
+    pairwise,
+    plain_differences,
+    ratio_of_means,
+    share,
+)
 from lmexp.analysis.distributions import dunnett_cdf, dunnett_critical, t_quantile
 from lmexp.analysis.effect_size import bias_correction, cohens_d, d_z, effect_sizes, hedges_g
 
@@ -108,7 +116,8 @@ class TestBlockedAnova:
         ("array", "why"),
         [
             (np.full((3, 4), 2.3), "no variation"),
-            (np.arange(3.0)[:, None] + np.arange(4.0), "no variation"),  # arms and seeds, but no error
+            (np.arange(3.0)[:, None] + np.arange(4.0), "the same amount at every seed"),  # arms and seeds, but no error
+            (np.tile(np.arange(3.0)[:, None], (1, 4)), "no variation between seeds"),
             (np.array([[1.0], [2.0], [4.0]]), "fewer than 2 complete seeds"),
             (np.zeros((3, 0)), "fewer than 2 complete seeds"),
             (np.array([[1.0, 2.0, 4.0]]), "fewer than 2 arms"),
@@ -153,7 +162,7 @@ class TestPermutation:
     def test_perfect_order_reaches_the_smallest_p(self):
         values = np.arange(4.0)[:, None] * 10 + np.array([0.1, 0.3, 0.2]) * np.arange(1, 5)[:, None]
         found = permutation_test(values)
-        assert found.p == found.smallest_p == 1 / 24**2
+        assert found.p == 1 / found.n_arrangements == 1 / 24**2
 
     def test_equal_arms_give_p_one(self):
         assert permutation_test(np.tile(np.array([1.0, 2.0, 5.0]), (3, 1))).p == 1.0
@@ -202,6 +211,14 @@ class TestContrasts:
         assert found.alone.value == found.simultaneous.value == 2.5
         assert found.alone.low is found.simultaneous.low is found.t is found.p is found.p_adjusted is None
         assert "fewer than 2" in found.simultaneous.undefined
+
+    def test_plain_differences_have_their_own_interval_and_no_p(self, values):
+        fit = fit_blocks(values)
+        for plain, tested in zip(plain_differences(fit, 1, 0.05), differences(fit, 1, 0.05), strict=True):
+            assert plain.arm == tested.arm
+            assert plain.shown == plain.alone == tested.alone
+            assert tested.shown == tested.simultaneous != tested.alone
+            assert plain.simultaneous is plain.t is plain.p is plain.p_adjusted is None
 
     def test_weights_that_do_not_cancel_seeds_are_refused(self, values):
         with pytest.raises(ValueError, match="sum to zero"):
@@ -256,7 +273,7 @@ class TestShares:
     def test_undefined_when_the_full_arm_is_worse_or_unclear(self, values):
         worse = share(fit_blocks(values), 1, 3, 0, direction=1, confidence=0.95)
         assert worse.value is worse.low is None
-        assert "not clearly above zero" in worse.undefined
+        assert "the full arm is clearly worse than the control" in worse.undefined
         unclear = values.copy()
         unclear[3] = unclear[0] - 0.001 + np.array([0.01, -0.01, 0.0])
         assert "not clearly above zero" in share(fit_blocks(unclear), 1, 0, 3, 1, 0.95).undefined
@@ -340,6 +357,7 @@ class TestEffectSizes:
         found = effect_sizes(control + 0.1, control, 0.95)
         assert found.cohens_d.value is not None
         assert found.d_z.value is None
+        assert "the same amount at every seed" in found.d_z.undefined
 
     def test_two_seeds_have_wide_but_finite_intervals(self):
         found = effect_sizes(np.array([1.0, 1.1]), np.array([2.0, 2.3]), 0.95)
