@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ _RUN_HELP = "train one model, or sweep many with -m (a Hydra application: lmexp 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a run failed, 2 a mistake of the user's, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop loses as little as Ctrl-C
     try:
         return _dispatch(given)
     except UserError as error:
@@ -131,8 +133,9 @@ def _generate(parsed: argparse.Namespace) -> int:
     model, tokenizer = load_run(parsed.run)
     options = {"n_tokens": parsed.tokens, "temperature": parsed.temperature, "top_k": parsed.top_k, "seed": parsed.seed}
     for prompt in _prompts(parsed):
+        pieces = stream_text(model, tokenizer, prompt, **options)  # checks options before anything is printed
         print(prompt, end="", flush=True)
-        for piece in stream_text(model, tokenizer, prompt, **options):
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
     return 0

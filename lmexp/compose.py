@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -10,12 +11,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lmexp.config import ADHOC, FrozenRun, freeze
+from lmexp.config import ADHOC, FrozenRun, checked_seed, freeze
 from lmexp.errors import UserError, unknown
 from lmexp.files import installed_folder
 from lmexp.plan import Plan, read_plan
 
 CONFIG_NAME = "config"
+# Keys that name a cell or a place rather than change what is computed: overriding them is no deviation from a plan.
+_NAMING_KEYS = ("experiment", "arm", "seed", "paths.results")
 
 
 def value_of(key: str, overrides: Sequence[str]) -> str | None:
@@ -53,15 +56,45 @@ def single_overrides(user: Sequence[str]) -> list[str]:
 def compose_run(overrides: Sequence[str]) -> FrozenRun:
     """Compose and freeze one run.
 
+    Args:
+        overrides: what it is made of; for a plan's cell, the plan's part comes first (:func:`cell_overrides`).
+
     Raises:
         UserError: whatever is wrong with the overrides.
     """
+    deviations = _deviations(overrides)
+    run = _compose(overrides, deviations)
+    if deviations:
+        # Saying again what the plan says changes nothing: the same config is the plan's own cell.
+        plan, config = read_plan(run.config.experiment), run.config
+        planned = _compose(cell_overrides(plan, config.arm, config.seed, []), [])
+        if planned.config.sha256 == config.sha256 and config.seed in plan.seeds:
+            return replace(run, config=replace(config, overrides=()))
+    return run
+
+
+def _compose(overrides: Sequence[str], deviations: Sequence[str]) -> FrozenRun:
     with _hydra(), plain_errors():
-        composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
-        model_choice = composed.hydra.runtime.choices.model
+        try:
+            composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+        except (ValueError, TypeError, AttributeError) as error:  # what Hydra says of model=null, paths=1 and the like
+            raise UserError(f"{' '.join(overrides)} cannot be composed: {' '.join(str(error).split())}.") from error
+        model_choice = composed.hydra.runtime.choices.get("model", "model")
         with open_dict(composed):
             del composed["hydra"]
-    return freeze(composed, overrides, model_choice)
+        return freeze(composed, model_choice, deviations)
+
+
+def _deviations(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that come after the plan's part and that the plan does not leave free."""
+    name, arm = value_of("experiment", overrides), value_of("arm", overrides)
+    if name in (None, ADHOC) or arm is None:
+        return []
+    plan = read_plan(str(name))
+    own = overrides[len(plan.overrides(arm)) :]
+    free = {*_NAMING_KEYS, *plan.free}
+    foreign_seed = [item for item in own if item.startswith("seed=") and checked_seed(item[5:]) not in plan.seeds]
+    return [item for item in own if item.partition("=")[0].lstrip("+") not in free] + foreign_seed
 
 
 @contextmanager
@@ -88,15 +121,20 @@ def plain_errors() -> Iterator[None]:
 
 
 def _plain(error: Exception) -> UserError:
-    words = str(error)
+    words = str(error).partition("Config search path")[0].partition(" See https://")[0]
     if choice := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", words):
-        available = words.partition("Available options in")[2].partition(":")[2].partition("Config search path")[0]
-        options = [option for option in available.split() if not option.startswith("_")]
-        return unknown(f"choice of {choice[1]}", choice[2], options)
-    if key := re.search(r"Could not (?:override|append to) '([^'@]+)'", words):
-        return unknown("key", key[1].lstrip("+"), _keys_beside(key[1].lstrip("+")))
-    first = " ".join(line.strip() for line in words.splitlines() if line.strip())
-    return UserError(f"{first.rstrip('.')}; see `lmexp run --help` for groups and keys.")
+        options = words.partition("Available options in")[2].partition(":")[2].split()
+        return unknown(
+            f"choice of {choice[1]}", choice[2], [option for option in options if not option.startswith("_")]
+        )
+    if key := re.search(r"Could not (?:override|append to) '\+?([^'@]+)'", words):
+        known = _keys_beside(key[1])
+        if key[1] not in known:
+            return unknown("key", key[1], known)
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", words):
+        return UserError(f"{several[1]} is several values: sweep them with lmexp run -m {several[1]}.")
+    said = " ".join(words.split()).rstrip(".:")
+    return UserError(f"{said}; see `lmexp run --help` for groups and keys.")
 
 
 def _keys_beside(key: str) -> list[str]:

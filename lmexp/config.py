@@ -18,13 +18,15 @@ from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
 from lmexp.files import write_text
 from lmexp.model.spec import ModelSpec
-from lmexp.plan import Plan, read_plan
+from lmexp.plan import read_plan
 from lmexp.results import CONFIG_FILE
 from lmexp.train.budget import BudgetSpec
 from lmexp.train.schedule import ScheduleSpec
 from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec
 
 ADHOC = "adhoc"
+
+_SEEDS = 1 << 63  # what a column of whole numbers holds
 
 # The sections of a config that decide a run's result, each checked by the dataclass that owns it.
 SECTIONS: Mapping[str, type] = {
@@ -36,8 +38,6 @@ SECTIONS: Mapping[str, type] = {
     "precision": PrecisionSpec,
     "budget": BudgetSpec,
 }
-# Keys that name a cell or a place rather than change what is computed: overriding them is no deviation from a plan.
-NAMING_KEYS = ("experiment", "arm", "seed", "paths.results")
 
 
 @dataclass(frozen=True)
@@ -102,32 +102,44 @@ class FrozenRun:
     folder: Path
 
 
-def freeze(composed: DictConfig, task_overrides: Sequence[str], model_choice: str) -> FrozenRun:
+def freeze(composed: DictConfig, label: str, deviations: Sequence[str]) -> FrozenRun:
     """Check a composed config and freeze it.
 
     Args:
         composed: the job's config, without the ``hydra`` node.
-        task_overrides: every override it was composed from, the plan's among them.
-        model_choice: the name chosen for ``model=``; labels a run that belongs to no plan.
+        label: what to call the run when it belongs to no plan.
+        deviations: the overrides by which it departs from its plan.
 
     Raises:
-        UserError: a wrong type, a value out of range, an unknown plan or arm, a text that is not there.
+        UserError: a wrong type, a value out of range, an unknown plan, a text that is not there.
     """
+    from lmexp.data import fingerprint
+
+    _refuse_unknown_keys(composed)
     plan = None if composed.experiment == ADHOC else read_plan(composed.experiment)
     sections = {name: _section(name, spec, composed) for name, spec in SECTIONS.items()}
     sections["data"] = _with_absolute_path(sections["data"])
-    from lmexp.data import fingerprint
-
     config = RunConfig(
         experiment=composed.experiment,
-        arm=model_choice if plan is None else composed.arm,
+        arm=label if plan is None else composed.arm,
         seed=checked_seed(composed.seed),
         data_fingerprint=fingerprint(sections["data"]),
-        overrides=_beyond_plan(plan, composed, task_overrides),
+        overrides=tuple(deviations),
         plan_sha256=None if plan is None else plan.sha256,
         **sections,
     )
     return FrozenRun(config, Path(composed.paths.results) / config.experiment / config.run_id)
+
+
+def _refuse_unknown_keys(composed: DictConfig) -> None:
+    """Refuse what nobody would read, and a results folder that is none."""
+    known = [*SECTIONS, "experiment", "arm", "seed", "paths"]
+    for key in composed:
+        if key not in known:
+            raise unknown("key", str(key), known)
+    paths = composed.paths
+    if not (isinstance(paths, DictConfig) and set(paths) == {"results"} and isinstance(paths.results, str)):
+        raise UserError(f"paths={paths} must hold one folder, results; for instance paths.results=results.")
 
 
 def to_mapping(run: FrozenRun) -> dict[str, Any]:
@@ -143,7 +155,7 @@ def from_mapping(content: Mapping[str, Any], folder: Path) -> FrozenRun:
         UserError: the values were changed since they were frozen.
     """
     fields = {key: value for key, value in content.items() if key != "sha256"}
-    sections = {name: _section(name, spec, OmegaConf.create(dict(fields))) for name, spec in SECTIONS.items()}
+    sections = {name: _section(name, spec, OmegaConf.create({name: fields[name]})) for name, spec in SECTIONS.items()}
     config = RunConfig(**{**fields, "overrides": tuple(fields["overrides"]), **sections})
     if config.sha256 != content["sha256"]:
         raise UserError(f"The config in {folder} was edited after it was frozen; compose a new run instead.")
@@ -166,7 +178,10 @@ def load(folder: Path) -> FrozenRun:
         raise UserError(
             f"{folder} is not a run's folder (it has no {CONFIG_FILE}); `lmexp status NAME` lists the runs."
         )
-    return from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+    try:
+        return from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; move {folder} away and run again.") from error
 
 
 def _with_absolute_path(data: DataSpec) -> DataSpec:
@@ -175,25 +190,16 @@ def _with_absolute_path(data: DataSpec) -> DataSpec:
     return dataclasses.replace(data, path=path)
 
 
-def _beyond_plan(plan: Plan | None, composed: DictConfig, task_overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the overrides that change a plan's cell beyond what the plan says or leaves free."""
-    if plan is None:
-        return ()
-    planned = plan.overrides(composed.arm)
-    named = {*NAMING_KEYS, *plan.free}
-    own = [item for item in task_overrides if item not in planned]
-    beyond = [item for item in own if item.partition("=")[0].lstrip("+") not in named]
-    return (*beyond, *([] if composed.seed in plan.seeds else [f"seed={composed.seed}"]))
-
-
 def checked_seed(value: object) -> int:
     """Return a seed, given as a number or as typed.
 
     Raises:
         UserError: not a whole number from 0 up.
     """
-    if not str(value).isdecimal():
-        raise UserError(f"seed={value} must be a whole number from 0 up; to sweep several, use -m seed=0,1,2.")
+    if not str(value).isdecimal() or int(str(value)) >= _SEEDS:
+        raise UserError(
+            f"seed={value} must be a whole number from 0 up, below 2**63; to sweep several, use -m seed=0,1,2."
+        )
     return int(str(value))
 
 

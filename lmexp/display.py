@@ -56,12 +56,8 @@ class RunBar:
 
     def __call__(self, observation: Any) -> None:
         """Show an observation of :mod:`lmexp.run`."""
-        self._progress.update(
-            self._task,
-            description=observation.phase,
-            completed=observation.progress,
-            facts=facts_of(vars(observation)),
-        )
+        facts = facts_of(vars(observation))
+        self._progress.update(self._task, description=observation.phase, completed=observation.progress, facts=facts)
 
 
 def facts_of(observation: dict[str, Any]) -> str:
@@ -125,18 +121,21 @@ def troubles(runs: Sequence[FrozenRun]) -> list[str]:
     return failed + [f"Warning: {warning}." for warning in warned]
 
 
-def label_of(run: FrozenRun, overrides: Sequence[str]) -> str:
-    """Name a row of the table: the arm of a plan, or what an ad hoc sweep changes, the seed apart."""
-    if run.config.plan_sha256 is not None:
-        return run.config.arm
-    return " ".join(item for item in overrides if not item.startswith(("seed=", "paths."))) or run.config.arm
+def labels_of(runs: Sequence[FrozenRun], job_overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Name the rows of the table: the arm of a plan, or what an ad hoc sweep varies, the seed apart."""
+    shared = set(job_overrides[0]).intersection(*job_overrides[1:])
+    labels = []
+    for run, overrides in zip(runs, job_overrides, strict=True):
+        varied = [item for item in overrides if item not in shared and not item.startswith("seed=")]
+        labels.append(run.config.arm if run.config.plan_sha256 or not varied else " ".join(varied))
+    return labels
 
 
 class SweepDisplay:
     """One table that fills, and a line on the run under way. Not on a terminal: one line per finished run."""
 
     def __init__(self, runs: Sequence[FrozenRun], job_overrides: Sequence[Sequence[str]]):
-        labelled = [(label_of(run, overrides), run) for run, overrides in zip(runs, job_overrides, strict=True)]
+        labelled = list(zip(labels_of(runs, job_overrides), runs, strict=True))
         labelled.sort(key=lambda pair: pair[0])  # the order of the sweep is shuffled; that of the table need not be
         self._labels, self._runs = [label for label, _ in labelled], [run for _, run in labelled]
         self._console = Console()
@@ -178,7 +177,8 @@ class SweepDisplay:
         if self._now is None:
             return self._table
         run, observation = self._now
-        share = f"{observation.get('progress', 0.0):4.0%}"
+        used = observation.get("progress")
+        share = "" if used is None else f"{used:4.0%}"
         line = f"{run.config.arm} seed {run.config.seed}: {observation['phase']} {share}  {facts_of(observation)}"
         return Group(self._table, Text(line, style="yellow"))
 

@@ -26,7 +26,12 @@ def load_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
         raise UserError(f"{folder} has no weights: the run has not got that far; run it first.")
     tokenizer = load_tokenizer(folder / CHECKPOINT)
     model = LanguageModel(config.model, tokenizer.vocab_size, tokenizer.padded_vocab_size, config.data.context_length)
-    model.load_weights(str(weights))
+    try:
+        model.load_weights(str(weights))
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{weights} is damaged ({' '.join(str(error).split())}); move {folder} away and run again."
+        ) from error
     return model, tokenizer
 
 
@@ -44,14 +49,19 @@ def stream_text(
     A character may be split over tokens: what does not decode yet is held back until it does, or until the end.
 
     Raises:
-        UserError: an empty prompt.
+        UserError: an empty prompt, or a number out of range. Raised at the call, not at the first piece.
     """
     if not prompt:
         raise UserError("The prompt is empty; give at least one character with --prompt.")
     key = mx.random.key(stream_seed(seed, "sampling"))
+    sampled = generate(model, tokenizer.encode(prompt).tolist(), n_tokens, temperature, top_k, key)
+    return _pieces(tokenizer, sampled)
+
+
+def _pieces(tokenizer: Tokenizer, sampled: Iterator[int]) -> Iterator[str]:
     tokens: list[int] = []
     said = ""
-    for token in generate(model, tokenizer.encode(prompt).tolist(), n_tokens, temperature, top_k, key):
+    for token in sampled:
         tokens.append(token)
         text = tokenizer.decode(tokens)
         whole = text.rstrip("\ufffd")

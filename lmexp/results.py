@@ -58,8 +58,11 @@ RUN_SCHEMA = _schema(
         "budget_seconds": (_REAL, "s"),
         "train_seconds": (_REAL, "s, charged to the budget"),
         "compile_seconds": (_REAL, "s, build, compile and warm-up"),
-        "time_to_first_step_seconds": (_REAL, "s, from the start of the process to the first counted step"),
-        "eval_seconds": (_REAL, "s, all evaluations"),
+        "time_to_first_step_seconds": (
+            _REAL,
+            "s, from the start of the process, probe and waiting included",
+        ),
+        "eval_seconds": (_REAL, "s, all evaluations of the validation text"),
         "steps": (_WHOLE, "optimizer steps"),
         "tokens": (_WHOLE, "tokens trained on"),
         "tokens_per_second": (_REAL, "tokens/s of counted training time"),
@@ -178,8 +181,8 @@ def state(folder: Path) -> str:
 
 
 def is_done(folder: Path) -> bool:
-    """Tell whether a run ended well and left its row. Also true for the process that has claimed the folder."""
-    return (folder / DONE).exists() and (folder / RUN_FILE).exists()
+    """Tell whether a run ended well and all its rows are there. Also true for the process that claimed the folder."""
+    return all((folder / name).exists() for name in (DONE, RUN_FILE, STEPS_FILE))
 
 
 def set_attempt_aside(folder: Path) -> None:
@@ -204,29 +207,43 @@ def read_row(folder: Path) -> dict[str, Any] | None:
     """Read one run's row; None when its file is missing or damaged.
 
     A damaged file is renamed to ``run.parquet.damaged``: kept, out of the way, and the cell runs again.
+
+    Raises:
+        UserError: the file cannot be read for another reason, such as its permissions.
     """
-    path = folder / RUN_FILE
+    table = _read(folder / RUN_FILE, RUN_SCHEMA)
+    if table is not None and table.num_rows != 1:
+        _set_aside(folder / RUN_FILE)
+        return None
+    return None if table is None else table.to_pylist()[0]
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """Read a table; set it aside and return None when it is damaged."""
     if not path.exists():
         return None
     try:
-        rows = pq.read_table(path, schema=RUN_SCHEMA).to_pylist()
-        if len(rows) != 1:
-            raise pa.ArrowInvalid(f"{len(rows)} rows where one belongs")
-    except (pa.ArrowException, OSError):
-        path.replace(path.with_name(f"{RUN_FILE}.damaged"))
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the system's word, not the parser's: the file itself may be whole
+            raise UserError(f"Cannot read {path} ({error}); mend its permissions, or move it away.") from error
+        _set_aside(path)
         return None
-    return rows[0]
 
 
-def damaged_runs(root: Path) -> list[Path]:
-    """Return the files that were found damaged and set aside."""
-    return sorted(root.glob(f"*/{RUN_FILE}.damaged"))
+def _set_aside(path: Path) -> None:
+    path.replace(path.with_name(f"{path.name}.damaged"))
+
+
+def damaged_files(root: Path) -> list[Path]:
+    """Return the files that were found damaged and set aside; their cells run again."""
+    return sorted(root.rglob("*.parquet.damaged"))
 
 
 def read_runs(root: Path) -> "pd.DataFrame":
     """Read the rows of every run under ``root`` as one table; see :func:`runs_table`.
 
-    Damaged files are set aside (:func:`damaged_runs` names them), never silently dropped.
+    Damaged files are set aside (:func:`damaged_files` names them), never silently dropped.
     """
     return runs_table(path for path in sorted(root.glob("*")) if path.is_dir())
 
@@ -253,10 +270,9 @@ def read_steps(folder: Path) -> "pd.DataFrame":
     """Read one run's log points.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, or damaged (it is set aside then, and the cell runs again).
     """
-    path = folder / STEPS_FILE
-    try:
-        return pq.read_table(path, schema=STEP_SCHEMA).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"Cannot read the log points in {path} ({error}); run that cell again.") from error
+    table = _read(folder / STEPS_FILE, STEP_SCHEMA)
+    if table is None:
+        raise UserError(f"The log points of {folder} are missing or damaged; run the same sweep again to mend that.")
+    return table.to_pandas()

@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from lmexp import STARTED_AT, platform, results
 from lmexp.config import FrozenRun, RunConfig, save
-from lmexp.data import Batches, Dataset, Split, load_dataset
+from lmexp.data import Batches, Dataset, Split, fingerprint, load_dataset
 from lmexp.errors import UserError
 from lmexp.files import write_atomic, write_text
 from lmexp.judge import Judge, Score
@@ -29,11 +29,11 @@ _WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Observation:
-    """What a run tells while it goes on; None where not known yet."""
+    """What a run tells while it goes on; None where not known (yet)."""
 
     phase: str
-    progress: float = 0.0
-    step: int = 0
+    progress: float | None = None
+    step: int | None = None
     train_loss_nats: float | None = None
     tokens_per_second: float | None = None
     val_bpb: float | None = None
@@ -62,8 +62,11 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
     row = frozen.config.row() | _environment()
     log = Log(lambda clock, log: observe(_training(clock, log)))
     try:
+        observe(Observation("preparing the text"))
+        _check_text(frozen.config)
+        dataset = load_dataset(frozen.config.data)
         with platform.device_lock(on_wait=lambda holder: observe(Observation(f"waiting for {holder}"))):
-            _measure(frozen, row, log, observe)
+            _measure(frozen, dataset, row, log, observe)
         row["status"] = "ok"
     except BaseException as error:
         row["status"], row["error"] = _status(error), _sentence(error)
@@ -77,14 +80,12 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
     return row
 
 
-def _measure(frozen: FrozenRun, row: dict[str, Any], log: Log, observe: Observe) -> None:
+def _measure(frozen: FrozenRun, dataset: Dataset, row: dict[str, Any], log: Log, observe: Observe) -> None:
     """Do the work. ``row`` is filled as soon as something is known, so that an interrupted run keeps it."""
     config = frozen.config
     observe(Observation("probing the machine"))
     row["probe_before"] = platform.probe()
 
-    observe(Observation("preparing the text"))
-    dataset = load_dataset(config.data)
     observe(Observation("compiling and warming up"))
     started = time.perf_counter()
     model = build_model(config, dataset)
@@ -95,11 +96,12 @@ def _measure(frozen: FrozenRun, row: dict[str, Any], log: Log, observe: Observe)
     step_seconds = stepper.warm([batches[index] for index in range(_WARM_UP_STEPS)])
     row["compile_seconds"] = time.perf_counter() - started
 
+    clock = _clock(config, model)
     evaluate = _Evaluation(
         make_judge(config, dataset, model, dataset.val, compiled.evaluation),
         _Checkpoint(frozen.folder, model, dataset),
+        announce=lambda: observe(replace(_training(clock, log), phase="evaluating")),
     )
-    clock = _clock(config, model)
     platform.reset_peak_memory()
     row["time_to_first_step_seconds"] = time.perf_counter() - STARTED_AT
     clock.start(step_seconds, row["compile_seconds"] if config.budget.charge_compile else 0.0)
@@ -116,6 +118,13 @@ def _measure(frozen: FrozenRun, row: dict[str, Any], log: Log, observe: Observe)
     model.load_weights(str(evaluate.checkpoint.path(BEST)))
     row["test_bpb"] = make_judge(config, dataset, model, dataset.test, compiled.evaluation)().bits_per_byte
     row["probe_after"] = platform.probe()
+
+
+def _check_text(config: RunConfig) -> None:
+    if fingerprint(config.data) != config.data_fingerprint:
+        raise UserError(
+            f"The text of data.path={config.data.path} was changed after this run was frozen; start the command again."
+        )
 
 
 def build_model(config: RunConfig, dataset: Dataset) -> LanguageModel:
@@ -180,34 +189,38 @@ class _Checkpoint:
 class _Evaluation:
     """Scores the validation text, and saves the weights whenever they are the best so far."""
 
-    def __init__(self, judge: Judge, checkpoint: _Checkpoint):
-        self.judge, self.checkpoint = judge, checkpoint
+    def __init__(self, judge: Judge, checkpoint: _Checkpoint, announce: Callable[[], None]):
+        self.judge, self.checkpoint, self.announce = judge, checkpoint, announce
         self.seconds = 0.0
+        self.training_peak_bytes = 0
         self.latest: Score | None = None
         self.best_bpb = float("inf")
 
     def __call__(self) -> float:
         started = time.perf_counter()
+        self.announce()
+        self.training_peak_bytes = max(self.training_peak_bytes, platform.peak_memory_bytes())
         self.latest = self.judge()
         bpb = self.latest.bits_per_byte
         if bpb < self.best_bpb:
             self.best_bpb = bpb
             self.checkpoint.save(BEST)
+        platform.reset_peak_memory()  # what the judge needed is not the training's
         self.seconds += time.perf_counter() - started
         return bpb
 
 
 def _totals(clock: Clock, log: Log, evaluate: _Evaluation) -> dict[str, Any]:
     """Return what the clock and the log know at the end, or at the point where training broke off."""
-    spent = clock.seconds if clock.seconds > 0 else None
+    spent = clock.stepping_seconds or None
     return {
         "train_seconds": clock.seconds,
         "eval_seconds": evaluate.seconds,
-        "steps": clock.steps,
+        "steps": clock.synced_steps,
         "tokens": clock.tokens,
         "tokens_per_second": spent and clock.tokens / spent,
-        "steps_per_second": spent and clock.steps / spent,
-        "peak_memory_bytes": platform.peak_memory_bytes(),
+        "steps_per_second": spent and clock.synced_steps / spent,
+        "peak_memory_bytes": max(evaluate.training_peak_bytes, platform.peak_memory_bytes()),
         "train_loss_nats": log.train_loss_nats,
         "val_bpb_best": log.best and log.best["val_bpb"],
         "step_at_best": log.best and log.best["step"],
@@ -234,7 +247,7 @@ def _training(clock: Clock, log: Log) -> Observation:
         progress=clock.progress,
         step=clock.steps,
         train_loss_nats=log.train_loss_nats,
-        tokens_per_second=clock.tokens / clock.seconds if clock.seconds else None,
+        tokens_per_second=clock.tokens / clock.stepping_seconds if clock.stepping_seconds else None,
         val_bpb=log.latest_val_bpb,
         seconds_left=clock.seconds_left,
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmexp import results
-from lmexp.config import FrozenRun
+from lmexp.config import FrozenRun, RunConfig
 from lmexp.data import load_dataset, unigram_bits_per_byte
 from lmexp.display import RunBar, duration, rate
 from lmexp.errors import UserError
@@ -48,11 +48,18 @@ def _recall(frozen: FrozenRun, console: Console) -> dict[str, Any] | None:
     row = results.read_row(frozen.folder) if results.is_done(frozen.folder) else None
     if row is not None:
         console.print(
-            f"This run was done at {row['started_at']}; here is what came out. To train another, choose a seed: seed="
-            f"{row['seed'] + 1}. To train this one again, move {frozen.folder} away.",
+            f"This run was done at {row['started_at']}; here is what came out. To train it again, move {frozen.folder} "
+            f"away; to train another, choose another seed: {_with_seed(frozen.config, row['seed'] + 1)}",
             highlight=False,
         )
+    elif damaged := results.damaged_files(frozen.folder):
+        console.print(f"{damaged[-1]} was damaged; it is set aside, and the run is done again.", highlight=False)
     return row
+
+
+def _with_seed(config: RunConfig, seed: int) -> str:
+    cell = "..." if config.plan_sha256 is None else f"experiment={config.experiment} arm={config.arm}"
+    return f"lmexp run {cell} seed={seed}"
 
 
 def summarise(frozen: FrozenRun, row: dict[str, Any], console: Console) -> None:

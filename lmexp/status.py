@@ -39,7 +39,7 @@ def _title(name: str, overrides: Sequence[str], runs: Sequence[FrozenRun]) -> st
 def _remarks(runs: Sequence[FrozenRun]) -> list[str]:
     """Say what a table cannot: why cells failed, what was warned of, files that were damaged, runs of other configs."""
     root = runs[0].folder.parent
-    damaged = [f"{path} was damaged and is set aside; its cell runs again." for path in results.damaged_runs(root)]
+    damaged = [f"{path} was damaged and is set aside; its cell runs again." for path in results.damaged_files(root)]
     groups = other_groups(runs)
     others = [f"{count} runs with other settings ({group}) lie beside these." for group, count in groups.items()]
     return [*troubles(runs), *damaged, *others]

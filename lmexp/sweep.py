@@ -93,7 +93,7 @@ def launch(job_overrides: Sequence[Sequence[str]]) -> list[dict[str, Any] | None
     runs = [compose_run(overrides) for overrides in job_overrides]
     for root in {run.folder.parent for run in runs}:
         make_writable(root)
-    with SweepDisplay(runs, job_overrides) as display, _terminate_as_interrupt():
+    with SweepDisplay(runs, job_overrides) as display:
         for run in runs:
             ensure_done(run, display.observe)
             display.finished(run)
@@ -172,20 +172,6 @@ def _record_silent_death(child: Child) -> None:
     write_text(folder / results.ERROR_FILE, said or error)
     results.write_run(folder, {**child.run.config.row(), "status": "failed", "error": error})
     results.finish(folder, results.FAILED)
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Any:
-    """Take SIGTERM as Ctrl-C, so that a batch system's polite stop loses nothing."""
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def plan_runs(name: str, user: Sequence[str] = ()) -> list[FrozenRun]:

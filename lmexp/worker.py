@@ -20,6 +20,7 @@ from lmexp.errors import UserError
 
 def main() -> int:
     """Run what the driver sends; return 0 when the run is done or another process has it, else 1 (2: user error)."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     platform.prepare()
     from lmexp.run import Observation, run
 

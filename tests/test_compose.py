@@ -51,8 +51,11 @@ def test_conf_then_base_then_arm_then_command_line():
 
 def test_the_command_line_makes_a_run_exploratory_and_naming_keys_do_not():
     plan = read_plan("gpt_to_llama")
-    for harmless in ([], ["paths.results=elsewhere"], ["model=gpt_small"]):
+    for harmless in ([], ["paths.results=elsewhere"], ["budget.seconds=300"]):
         assert compose_run(cell_overrides(plan, "gqa", 0, harmless)).config.overrides == ()
+    # Text that stands in the plan's base, but undoes the arm when typed again.
+    undone = compose_run(cell_overrides(plan, "gqa", 0, ["model=gpt_small", "model.n_kv_heads=null"])).config
+    assert undone.overrides == ("model=gpt_small", "model.n_kv_heads=null")
     changed = compose_run(cell_overrides(plan, "gqa", 0, ["budget.seconds=10"])).config
     assert changed.overrides == ("budget.seconds=10",)
     other_seed = compose_run(cell_overrides(plan, "gqa", 7, [])).config
@@ -100,6 +103,10 @@ def test_a_frozen_run_survives_its_file_and_an_edit_is_noticed(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="edited after it was frozen"):
         load(tmp_path)
+    for damage in ("a: [", "", "- 1", "seed: 3"):
+        (tmp_path / "config.yaml").write_text(damage)
+        with pytest.raises(UserError, match="is damaged"):
+            load(tmp_path)
     with pytest.raises(UserError, match="not a run's folder"):
         load(tmp_path / "nowhere")
 
@@ -128,6 +135,12 @@ def test_a_frozen_run_survives_its_file_and_an_edit_is_noticed(tmp_path):
         (["+model.extra=1"], "Unknown key 'model.extra'"),
         (["data=text", "data.path=nowhere.txt"], "nowhere.txt"),
         (["data=text"], "data.path"),
+        (["seed=99999999999999999999"], "below 2**63"),
+        (["seed=0,1"], "lmexp run -m seed=0,1"),
+        (["model=null"], "cannot be composed"),
+        (["paths.results=null"], "paths.results=results"),
+        (["paths=1"], "paths"),
+        (["+foo=1"], "Unknown key 'foo'"),
         (["model=[a"], "see `lmexp run --help`"),
     ],
 )

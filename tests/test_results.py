@@ -65,13 +65,40 @@ def test_a_damaged_row_is_set_aside_and_reported(tmp_path):
     good, bad = (results.make_writable(tmp_path / name) for name in ("good", "bad"))
     for folder in (good, bad):
         results.write_run(folder, {"run_id": folder.name, "seed": 1})
+        results.write_steps(folder, [{"step": 1}])
         results.finish(folder, results.DONE)
     content = (bad / results.RUN_FILE).read_bytes()
     (bad / results.RUN_FILE).write_bytes(content[: len(content) // 2])
     assert list(results.read_runs(tmp_path)["run_id"]) == ["good"]
-    assert results.damaged_runs(tmp_path) == [bad / "run.parquet.damaged"]
+    assert results.damaged_files(tmp_path) == [bad / "run.parquet.damaged"]
     assert results.state(bad) == "missing"
     assert results.state(good) == "done"
+
+
+def test_damaged_log_points_make_the_cell_run_again(tmp_path):
+    folder = results.make_writable(tmp_path / "run")
+    results.write_run(folder, {"seed": 1})
+    results.write_steps(folder, [{"step": 1}])
+    results.finish(folder, results.DONE)
+    assert list(results.read_steps(folder)["step"]) == [1]
+    (folder / results.STEPS_FILE).write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="run the same sweep again"):
+        results.read_steps(folder)
+    assert results.damaged_files(tmp_path) == [folder / "steps.parquet.damaged"]
+    assert results.state(folder) == "missing"
+
+
+def test_every_attempt_is_a_row(tmp_path):
+    folder = results.make_writable(tmp_path / "run")
+    for status in ("failed", "diverged", "ok"):
+        results.set_attempt_aside(folder)
+        results.write_run(folder, {"seed": 1, "status": status})
+    rows = results.read_runs(tmp_path)
+    assert list(zip(rows["status"], rows["superseded"], strict=True)) == [
+        ("ok", False),
+        ("failed", True),
+        ("diverged", True),
+    ]
 
 
 def test_states_follow_the_markers(tmp_path):

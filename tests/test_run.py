@@ -1,5 +1,6 @@
 """Laws of a run: rows that repeat, the same batches and shared weights in every arm, endings that lose nothing."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten
 from lmexp import results
 from lmexp import run as run_room
 from lmexp.compose import cell_overrides, compose_run
+from lmexp.config import load
 from lmexp.data import load_dataset
 from lmexp.errors import UserError
 from lmexp.plan import read_plan
@@ -74,6 +76,90 @@ def test_compiling_changes_no_figure(small, tmp_path):
     assert compiled["test_bpb"] == pytest.approx(plain["test_bpb"], rel=1e-5)
 
 
+def test_scores_are_those_of_the_right_weights_on_the_right_text(small, tmp_path):
+    """A rate that is far too high at the end makes the last weights worse than the best."""
+    overrides = [
+        *small,
+        "budget.steps=60",
+        "budget.evaluations=60",
+        "schedule=constant",
+        "optimizer.lr=0.6",
+    ]
+    row = carried_out(overrides, tmp_path / "run")
+    assert row["step_at_best"] < 60
+    assert row["val_bpb_best"] < row["val_bpb"]
+    config = load(tmp_path / "run").config
+    dataset = load_dataset(config.data)
+
+    def score(weights, split):
+        model = build_model(config, dataset)
+        model.load_weights(str(tmp_path / "run" / "checkpoint" / weights))
+        return run_room.make_judge(config, dataset, model, split, compiled=False)().bits_per_byte
+
+    # The same weights on the same text: equal but for the order of float32 sums.
+    assert row["val_bpb"] == pytest.approx(score("last.safetensors", dataset.val), rel=1e-5)
+    assert row["val_bpb_best"] == pytest.approx(score("best.safetensors", dataset.val), rel=1e-5)
+    assert row["test_bpb"] == pytest.approx(score("best.safetensors", dataset.test), rel=1e-5)
+    assert score("best.safetensors", dataset.test) != pytest.approx(score("best.safetensors", dataset.val), rel=1e-4)
+
+
+def test_the_schedule_sets_the_rate(small, tmp_path):
+    carried_out([*small, "schedule=linear", "schedule.warmup=0", "schedule.decay_from=0"], tmp_path / "run")
+    steps = results.read_steps(tmp_path / "run")
+    peak = compose_run(small).config.optimizer.lr
+    assert list(steps["lr"]) == pytest.approx([peak * (1 - (step - 1) / 10) for step in steps["step"]])
+
+
+def test_compilation_is_charged_only_when_asked(small, tmp_path):
+    seconds = [
+        *small,
+        "budget=seconds",
+        "budget.steps=null",
+        "budget.seconds=2",
+        "budget.evaluations=1",
+        "compile=step",
+    ]
+    free = carried_out(seconds, tmp_path / "free")
+    charged = carried_out([*seconds, "budget.charge_compile=true"], tmp_path / "charged")
+    assert free["tokens"] / free["tokens_per_second"] == pytest.approx(free["train_seconds"])
+    stepping = charged["train_seconds"] - charged["compile_seconds"]
+    assert charged["tokens"] / charged["tokens_per_second"] == pytest.approx(stepping)
+    assert charged["train_seconds"] == pytest.approx(2, abs=0.2)
+
+
+def test_peak_memory_is_that_of_training(small, tmp_path):
+    before = mx.zeros((64, 1024, 1024))
+    mx.eval(before)
+    del before
+    peak = carried_out([*small, "data.batch_size=1"], tmp_path / "run")["peak_memory_bytes"]
+    # Neither the 256 MiB of before, nor what the judge needs for 8,192 tokens at once (8 MiB of logits alone).
+    assert 0 < peak < 8 << 20
+
+
+def test_the_device_is_held_while_it_is_measured(small, tmp_path, monkeypatch):
+    events = []
+
+    @contextlib.contextmanager
+    def lock(on_wait):
+        events.append("held")
+        yield
+        events.append("free")
+
+    monkeypatch.setattr(run_room.platform, "device_lock", lock)
+    monkeypatch.setattr(run_room.platform, "probe", lambda: events.append("probe") or 1.0)
+    carried_out(small, tmp_path / "run", lambda observation: events.append(observation.phase))
+    held = events[events.index("held") : events.index("free")]
+    assert held.count("probe") == events.count("probe") == 2
+    assert set(events) - set(held) == {"preparing the text", "free"}
+
+
+def test_a_text_that_changed_after_freezing_is_refused(small, text, tmp_path):
+    frozen = dataclasses.replace(compose_run(small), folder=results.make_writable(tmp_path / "run"))
+    text.write_text(text.read_text().replace("fox", "dog"))
+    with pytest.raises(UserError, match="changed after this run was frozen"):
+        run(frozen, lambda observation: None)
+
+
 def test_training_beats_the_untrained_model(small, tmp_path):
     row = carried_out([*small, "budget.steps=60", "optimizer.lr=0.01"], tmp_path / "run")
     assert row["val_bpb"] < math.log2(256) - 2  # an untrained model of bytes needs 8 bits each
@@ -133,7 +219,7 @@ def test_a_crash_is_a_row_with_its_traceback(small, tmp_path, monkeypatch, error
 
 def test_an_interrupted_run_keeps_what_it_measured(small, tmp_path):
     def interrupt(observation):
-        if observation.step >= 3:
+        if (observation.step or 0) >= 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

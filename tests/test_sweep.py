@@ -59,6 +59,17 @@ def test_cells_come_in_blocks_of_one_seed_with_shuffled_arms():
     assert expand(["experiment=gpt_to_llama"]) == runs
 
 
+def test_the_order_follows_from_the_plan(plan_folder):
+    before = expand(["experiment=tiny"])
+    orders = set()
+    for question in "abcdefgh":
+        content = {**PLAN, "question": question}
+        (plan_folder / "experiments/tiny/plan.yaml").write_text(yaml.safe_dump(content))
+        orders.add(tuple(value_of("arm", run) for run in expand(["experiment=tiny"])))
+    assert len(orders) > 1
+    assert sorted(expand(["experiment=tiny"])) == sorted(before)
+
+
 def test_some_cells_of_a_plan_keep_their_order():
     every = expand(["experiment=gpt_to_llama"])
     some = expand(["experiment=gpt_to_llama", "arm=rope,gqa", "seed=2,0"])

@@ -213,7 +213,8 @@ def load_gpt2(get_encoding: "Callable[[str], tiktoken.Encoding] | None" = None) 
         except OSError as error:  # requests' errors are OSErrors
             raise UserError(
                 f"GPT-2's vocabulary is not in {folder} and cannot be downloaded ({error.__class__.__name__}): connect "
-                "once, or copy tiktoken's two cache files there, or choose data.tokenizer=bpe."
+                "once, or copy the folder tiktoken/ of a machine that has it and name its parent in LMEXP_DATA, or "
+                "choose data.tokenizer=bpe."
             ) from error
     pieces = [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab)]
     return BytePairTokenizer("gpt2", encoding._pat_str, pieces)

@@ -13,6 +13,9 @@ from lmexp.errors import UserError
 # How much work may be under way before the clock is synchronised with the device. Long enough that a GPU never waits
 # for the host, short enough that the clock is never far behind.
 SYNC_SECONDS = 0.1
+# Near the end of a budget, at most this share of what is left may be under way: a device that suddenly runs up to eight
+# times slower still overruns by one step at most.
+_SHARE_UNDER_WAY = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class BudgetSpec:
     def __post_init__(self) -> None:
         amounts = self._amounts()
         if len(amounts) != 1:
-            named = " and ".join(f"budget.{unit}={amount:g}" for unit, amount in amounts.items()) or "no budget"
+            named = " and ".join(f"budget.{unit}={amount:g}" for unit, amount in amounts.items()) or "none"
             raise UserError(
-                f"A run has one budget, and {named} is set; choose its unit with budget=seconds, budget=steps, "
+                f"A run has exactly one budget, not {named}: choose its unit with budget=seconds, budget=steps, "
                 "budget=tokens or budget=flops, for instance budget=steps budget.steps=100, and clear the one that a "
                 "plan sets with budget.seconds=null."
             )
@@ -65,8 +68,8 @@ class Clock:
     Steps are dispatched ahead of the device, so time is read only in :meth:`start`, :meth:`sync` and at the end of a
     pause, when nothing is under way. Between two syncs the clock *predicts*, from the latest measured steps.
 
-    Laws (tested): a budget of seconds ends at most one step early and is overrun by less than the step that was under
-    way; budgets of steps, tokens and FLOPs are never overrun; a pause is never charged; progress never falls.
+    Laws (tested): a budget of seconds ends at most one step early and is overrun by less than one step, also when the
+    device slows down up to eightfold; budgets of steps, tokens and FLOPs are never overrun; a pause is never charged.
     """
 
     def __init__(self, budget: BudgetSpec, tokens_per_step: int, flops_per_step: float, now: Callable[[], float]):
@@ -74,14 +77,15 @@ class Clock:
         self.budget, self.tokens_per_step, self._now = budget, tokens_per_step, now
         self._cost_per_step = per_step.get(budget.unit)  # None for seconds: their cost is measured, not known
         self.steps = 0
+        self.synced_steps = 0
         self.seconds = 0.0
-        self._synced_steps = 0
+        self.charged_seconds = 0.0
         self._resumed_at: float | None = None
         self._latest_step_seconds: deque[float] = deque(maxlen=3)
 
     def start(self, step_seconds: float, charged_seconds: float = 0.0) -> None:
         """Start charging. ``step_seconds`` is a first guess, from the warm-up; ``charged_seconds`` is already spent."""
-        self.seconds = charged_seconds
+        self.seconds = self.charged_seconds = charged_seconds
         self._latest_step_seconds.append(step_seconds)
         self._resumed_at = self._now()
 
@@ -96,14 +100,14 @@ class Clock:
         now = self._now()
         elapsed, self._resumed_at = now - self._resumed_at, now
         self.seconds += elapsed
-        if self.steps > self._synced_steps:
-            self._latest_step_seconds.append(elapsed / (self.steps - self._synced_steps))
-        self._synced_steps = self.steps
+        if self.steps > self.synced_steps:
+            self._latest_step_seconds.append(elapsed / (self.steps - self.synced_steps))
+        self.synced_steps = self.steps
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Charge nothing inside the block: evaluation, checkpoints, logging."""
-        if self.steps != self._synced_steps:
+        if self.steps != self.synced_steps:
             raise RuntimeError("pause only after a sync: work under way would not be charged")
         self._resumed_at = None
         yield
@@ -111,8 +115,13 @@ class Clock:
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on."""
-        return self.steps * self.tokens_per_step
+        """Tokens trained on, up to the latest sync."""
+        return self.synced_steps * self.tokens_per_step
+
+    @property
+    def stepping_seconds(self) -> float:
+        """Seconds spent on steps: what is charged, less what was charged at the start."""
+        return self.seconds - self.charged_seconds
 
     @property
     def fits_another_step(self) -> bool:
@@ -124,11 +133,11 @@ class Clock:
 
     @property
     def sync_due(self) -> bool:
-        """Whether enough is under way that the time should be read; near the end of the budget, after every step."""
-        waiting = (self.steps - self._synced_steps) * self._step_seconds
-        if self._cost_per_step is None and self.budget.amount - self._expected_seconds < 2 * SYNC_SECONDS:
-            return True
-        return waiting >= SYNC_SECONDS or not self.fits_another_step
+        """Whether enough is under way that the time should be read, which is after every step when the end is near."""
+        window = SYNC_SECONDS
+        if self._cost_per_step is None:
+            window = min(window, _SHARE_UNDER_WAY * (self.budget.amount - self.seconds))
+        return (self.steps - self.synced_steps) * self._step_seconds >= window or not self.fits_another_step
 
     @property
     def progress(self) -> float:
@@ -146,7 +155,7 @@ class Clock:
     def seconds_left(self) -> float | None:
         """Training seconds expected until the budget is used; None before the first sync."""
         used = self.progress
-        return self._expected_seconds * (1 - used) / used if used > 0 and self._synced_steps else None
+        return self._expected_seconds * (1 - used) / used if used > 0 and self.synced_steps else None
 
     @property
     def _step_seconds(self) -> float:
@@ -154,4 +163,4 @@ class Clock:
 
     @property
     def _expected_seconds(self) -> float:
-        return self.seconds + (self.steps - self._synced_steps) * self._step_seconds
+        return self.seconds + (self.steps - self.synced_steps) * self._step_seconds

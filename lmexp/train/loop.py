@@ -121,7 +121,7 @@ class Log:
         Raises:
             DivergedError: a score that is not finite.
         """
-        if not self.points or self.points[-1]["step"] != clock.steps:
+        if not self.points or self.points[-1]["step"] != clock.synced_steps:
             self._keep(clock)
         self.points[-1]["val_bpb"] = val_bpb
         self._observe(clock, self)
@@ -131,11 +131,11 @@ class Log:
     def _keep(self, clock: Clock) -> None:
         if self._losses:
             self.train_loss_nats = sum(self._losses) / len(self._losses)
-        before = self.points[-1] if self.points else {"tokens": 0, "seconds": 0.0}
+        before = self.points[-1] if self.points else {"tokens": 0, "seconds": clock.charged_seconds}
         seconds = clock.seconds - before["seconds"]
         self.points.append(
             {
-                "step": clock.steps,
+                "step": clock.synced_steps,
                 "tokens": clock.tokens,
                 "seconds": clock.seconds,
                 "progress": clock.progress,
@@ -156,5 +156,5 @@ class Log:
     @property
     def best(self) -> dict[str, Any] | None:
         """The log point with the best validation score so far."""
-        scored = [point for point in self.points if point.get("val_bpb") is not None]
+        scored = [point for point in self.points if math.isfinite(point.get("val_bpb", math.nan))]
         return min(scored, key=lambda point: point["val_bpb"], default=None)

@@ -80,6 +80,26 @@ def test_a_noisy_device_never_overruns_by_more_than_the_step_under_way(seed, mea
     assert clock.seconds + mean * max(1 + noise, guess) >= 5.0 - 1e-9
 
 
+@pytest.mark.parametrize("slowdown", [2, 5, 8])
+@pytest.mark.parametrize("onset", [0.05, 0.3, 0.9, 2.0])
+def test_a_device_that_suddenly_slows_down_overruns_by_one_step_at_most(slowdown, onset):
+    fast = 0.001
+    device = Device(iter(lambda: fast * (slowdown if device.finished_at - 100.0 >= 5.0 - onset else 1), None))
+    clock = clock_for(budget(seconds=5.0), device)
+    spend(clock, device, fast)
+    assert clock.seconds <= 5.0 + fast * slowdown
+
+
+def test_progress_between_syncs_counts_what_is_under_way():
+    device = Device([0.01] * 100)
+    clock = clock_for(budget(seconds=10.0), device)
+    clock.start(0.01)
+    for _ in range(5):
+        clock.dispatch()
+    assert clock.progress == pytest.approx(0.05 / 10.0)
+    assert clock.tokens == 0  # not done yet
+
+
 def test_a_pause_is_never_charged():
     device, rushed = Device([0.05] * 1000), Device([0.05] * 1000)
     paused, plain = clock_for(budget(seconds=2.03), device), clock_for(budget(seconds=2.03), rushed)
@@ -112,8 +132,9 @@ def test_syncs_come_about_every_hundred_milliseconds_until_the_end_is_near():
     device = Device([0.001] * 100_000)
     clock = clock_for(budget(seconds=10.0), device)
     spend(clock, device, 0.001)
-    # 10 s hold 100 spans of 0.1 s; the last 0.2 s are synchronised every step (200 of them); each reads twice.
-    assert 2 * (98 + 190) <= device.reads <= 2 * (102 + 210)
+    # The first 9.2 s hold 92 spans of 0.1 s; then each span is an eighth of what is left (0.8 s to 8 ms: about 35), and
+    # the last 8 ms are synchronised every step. Each span reads the time twice.
+    assert 2 * (90 + 30) <= device.reads <= 2 * (94 + 55)
     assert SYNC_SECONDS == 0.1
 
 
@@ -149,6 +170,7 @@ def test_charged_compilation_shortens_training():
     clock = clock_for(budget(seconds=5.0), device)
     spend(clock, device, 0.1, charged_seconds=3.0)
     assert clock.seconds == pytest.approx(5.0, abs=0.1)
+    assert clock.stepping_seconds == pytest.approx(2.0, abs=0.1)
     assert clock.steps == 20
 
 
@@ -168,7 +190,7 @@ def test_pausing_with_work_under_way_is_refused():
         ({"seconds": -3.0}, "above 0"),
         ({"seconds": float("nan")}, "above 0"),
         ({"seconds": float("inf")}, "above 0"),
-        ({}, "no budget"),
+        ({}, "not none"),
         ({"seconds": 3.0, "steps": 4}, "budget=steps"),
         ({"steps": 4, "evaluations": 0}, "at least 1"),
     ],
