@@ -70,7 +70,9 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
     root = runs[0].folder.parent
     if frame.empty:
         raise UserError(_nothing_to_report(name, overrides, runs))
-    report = write_report(plan, frame, lambda run_id: results.read_steps(root / run_id), root, notes=_remarks(runs))
+    report = write_report(
+        plan, frame, lambda run_id: results.read_steps(root / run_id), root, notes=_remarks(runs), overrides=overrides
+    )
     for table in terminal_tables(report.analysis):
         console.print(table)
     console.print(f"Report: {report.path}", highlight=False)
