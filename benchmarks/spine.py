@@ -41,7 +41,7 @@ def overhead(given: argparse.Namespace) -> None:
 
 
 def blas(given: argparse.Namespace) -> None:
-    """Compare the BLAS that lmexp chooses with the one in the wheel, in the bare loop (evaluating would take minutes)."""
+    """Compare the BLAS that lmexp chooses with the one in the wheel, in the bare loop: evaluating takes minutes."""
     ratios = []
     for _ in range(given.repeats):
         loop = [__file__, "bare", "--seconds", str(given.seconds), *given.overrides]
