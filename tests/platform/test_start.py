@@ -29,6 +29,7 @@ def test_elsewhere_nothing_is_loaded_even_after_mlx(monkeypatch, backend, label)
     import mlx.core  # noqa: F401
 
     monkeypatch.setattr(start, "mlx_backend", lambda: backend)
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
     assert start.prepare.__wrapped__() == label
 
 
