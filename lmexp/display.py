@@ -14,6 +14,8 @@ from rich.text import Text
 from lmexp import results
 from lmexp.config import FrozenRun
 
+# How often the table is drawn anew while a run goes on: seldom, because on a small CPU drawing takes time from the run.
+_TABLE_SECONDS = 20.0
 _STYLES = {"done": "green", "failed": "red", "running": "yellow", "missing": "dim"}
 
 
@@ -142,7 +144,7 @@ class SweepDisplay:
         self._now: tuple[FrozenRun, dict[str, Any]] | None = None
         self._table: RenderableType | None = None
         self._table_made_at = 0.0
-        self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
+        self._live = Live(console=self._console, refresh_per_second=2, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -171,7 +173,7 @@ class SweepDisplay:
             self._console.print(f"{run.config.run_id}  {row.get('status', 'missing')}{score}", highlight=False)
 
     def _render(self) -> RenderableType:
-        if self._table is None or time.monotonic() - self._table_made_at > 5.0:
+        if self._table is None or time.monotonic() - self._table_made_at > _TABLE_SECONDS:
             self._table = cells_table(self._title(), self._runs, self._labels)
             self._table_made_at = time.monotonic()
         if self._now is None:

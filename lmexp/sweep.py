@@ -107,12 +107,7 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
         time.sleep(0.5)
     if results.state(run.folder) == "done" and results.read_row(run.folder) is not None:
         return
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with results.claim(run.folder) as ours:
-        if ours and not results.is_done(run.folder):
-            results.set_attempt_aside(
-                run.folder
-            )  # here, so that a worker that dies at once is not taken for an older one
+    _clear_away(run)
     child = _start(run)
     try:
         for line in child.process.stdout or ():
@@ -125,6 +120,14 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
         _record_silent_death(child)
     if results.state(run.folder) == "running":  # another process claimed the cell between our look and our start
         ensure_done(run, observe)
+
+
+def _clear_away(run: FrozenRun) -> None:
+    """Set an earlier attempt aside before the worker starts: should it die at once, the old row is not taken for its."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with results.claim(run.folder) as ours:
+        if ours and not results.is_done(run.folder):
+            results.set_attempt_aside(run.folder)
 
 
 def _start(run: FrozenRun) -> Child:
