@@ -123,7 +123,7 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
 
 
 def _clear_away(run: FrozenRun) -> None:
-    """Set an earlier attempt aside before the worker starts: should it die at once, the old row is not taken for its."""
+    """Set an earlier attempt aside before the worker starts: if it dies at once, the old row is not its own."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with results.claim(run.folder) as ours:
         if ours and not results.is_done(run.folder):
