@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from lmexp import __version__
 from lmexp.errors import UserError
+from lmexp.signals import take_stops_as_interrupts
 
 _RUN_HELP = "train one model, or sweep many with -m (a Hydra application: lmexp run --help)"
 
@@ -17,7 +17,7 @@ _RUN_HELP = "train one model, or sweep many with -m (a Hydra application: lmexp 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a run failed, 2 a mistake of the user's, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop loses as little as Ctrl-C
+    take_stops_as_interrupts()
     try:
         return _dispatch(given)
     except UserError as error:

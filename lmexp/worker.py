@@ -16,11 +16,12 @@ from typing import Any
 from lmexp import platform, results
 from lmexp.config import from_mapping
 from lmexp.errors import UserError
+from lmexp.signals import take_stops_as_interrupts
 
 
 def main() -> int:
     """Run what the driver sends; return 0 when the run is done or another process has it, else 1 (2: user error)."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    take_stops_as_interrupts()
     platform.prepare()
     from lmexp.run import Observation, run
 

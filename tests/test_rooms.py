@@ -12,8 +12,8 @@ import lmexp
 
 PACKAGE = Path(lmexp.__file__).parent
 
-# Every room, with the rooms of lmexp it may import. `errors`, `files` and `streams` may be imported by all.
-COMMON = {"errors", "files", "streams"}
+# Every room, with the rooms of lmexp it may import. `errors`, `files`, `signals` and `streams` may be imported by all.
+COMMON = {"errors", "files", "signals", "streams"}
 ROOMS = {
     "model": set(),
     "data": set(),
@@ -38,6 +38,7 @@ ROOMS = {
     "__main__": {"cli"},
     "errors": set(),
     "files": set(),
+    "signals": set(),
     "streams": set(),
 }
 

@@ -144,6 +144,20 @@ def test_a_worker_that_is_killed_is_a_row_that_says_so(plan_folder):
     assert "SIGKILL" in row["error"]
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_single_run_that_is_stopped_keeps_its_rows(plan_folder, small, stop):
+    command = [sys.executable, "-m", "lmexp", "run", *small, "budget.steps=1000000", "seed=5"]
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list((plan_folder / "results").glob("adhoc/*/checkpoint")))
+    time.sleep(0.5)
+    stopped.send_signal(stop)
+    assert stopped.wait(timeout=60) == 130
+    assert "interrupted" in stopped.stderr.read()
+    row = results.read_runs(plan_folder / "results" / "adhoc").iloc[0]
+    assert row["status"] == "interrupted"
+    assert row["steps"] > 0
+
+
 def test_an_interrupt_ends_the_worker_and_keeps_its_rows(plan_folder):
     driver = subprocess.Popen(
         [sys.executable, "-m", "lmexp", "run", "-m", "experiment=tiny", "arm=plain", "seed=0", "budget.steps=1000000"],
