@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30.0, help="training time of one run")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for both sides, such as data.context_length=64")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     {"overhead": overhead, "blas": blas, "budget": budget, "startup": startup, "bare": bare}[given.what](given)
 
 
