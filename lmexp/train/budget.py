@@ -127,8 +127,10 @@ class Clock:
     def fits_another_step(self) -> bool:
         """Whether one more step is expected to end within the budget."""
         if self._cost_per_step is None:
-            # The slowest of the latest steps: on a noisy machine the mean would overrun every other time.
-            return self._expected_seconds + max(self._latest_step_seconds) <= self.budget.amount
+            # The mean must fit; and where steps are a good part of the budget, even the slowest of the latest steps
+            # must fit within one per cent more, or a noisy machine would overrun by much every other time.
+            left = self.budget.amount - self._expected_seconds
+            return self._step_seconds <= left and max(self._latest_step_seconds) <= left + 0.01 * self.budget.amount
         return (self.steps + 1) * self._cost_per_step <= self.budget.amount
 
     @property
