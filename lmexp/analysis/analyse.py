@@ -8,9 +8,22 @@ import numpy as np
 import pandas as pd
 
 from lmexp.analysis.answer import answer, winner_alone
-from lmexp.analysis.blocks import BlockedAnova, Fit, blocked_anova, complete_seeds, contrast, fit_blocks, mean_estimate
 from lmexp.analysis.cells import Accounting, account, values
-from lmexp.analysis.contrasts import (
+from lmexp.analysis.drift import Drift, drift_of
+from lmexp.analysis.measures import Measure, measure_of
+from lmexp.analysis.verdicts import Verdict, joint_reading, judge
+from lmexp.criteria import Term
+from lmexp.plan import NO_TEST, Plan
+from lmexp.statistics.blocks import (
+    BlockedAnova,
+    Fit,
+    blocked_anova,
+    complete_seeds,
+    contrast,
+    fit_blocks,
+    mean_estimate,
+)
+from lmexp.statistics.contrasts import (
     Difference,
     differences,
     interaction,
@@ -19,13 +32,8 @@ from lmexp.analysis.contrasts import (
     ratio_of_means,
     share,
 )
-from lmexp.analysis.drift import Drift, drift_of
-from lmexp.analysis.effect_size import EffectSizes, effect_sizes
-from lmexp.analysis.estimates import TOO_FEW, Estimate, undefined
-from lmexp.analysis.measures import Measure, measure_of
-from lmexp.analysis.verdicts import Verdict, joint_reading, judge
-from lmexp.criteria import Term
-from lmexp.plan import NO_TEST, Plan
+from lmexp.statistics.effect_size import EffectSizes, effect_sizes
+from lmexp.statistics.estimates import TOO_FEW, Estimate, undefined
 
 ENVIRONMENT = ("device", "chip", "blas", "mlx_version", "git_commit", "git_dirty")
 _ALWAYS_SHOWN = ("n_params", "tokens_per_second", "steps")

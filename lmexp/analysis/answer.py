@@ -7,9 +7,9 @@ about the single changes, and the arm with all of them is named after.
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
-from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import Measure
 from lmexp.criteria import Term
+from lmexp.statistics.estimates import Estimate
 
 Estimator = Callable[[Term], Estimate]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmexp.analysis.distributions import t_quantile
 from lmexp.errors import UserError
+from lmexp.statistics.distributions import t_quantile
 
 Steps = Mapping[str, pd.DataFrame] | Callable[[str], pd.DataFrame]
 

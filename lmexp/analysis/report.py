@@ -16,10 +16,8 @@ from markupsafe import Markup
 
 from lmexp.analysis import figures
 from lmexp.analysis.analyse import AgainstControl, Analysis, analyse
-from lmexp.analysis.blocks import BlockedAnova
 from lmexp.analysis.cells import MISSING, OK
 from lmexp.analysis.curves import Steps, read_curves
-from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import Measure, measure_of, number_text, p_text
 from lmexp.analysis.pictures import ARM_COLOURS, Picture
 from lmexp.analysis.strips import Scale, scale_of, verdict_strip, zero_strip
@@ -36,6 +34,8 @@ from lmexp.criteria import Term
 from lmexp.files import write_text
 from lmexp.plan import NO_TEST, Plan
 from lmexp.results import STEP_SCHEMA, make_writable
+from lmexp.statistics.blocks import BlockedAnova
+from lmexp.statistics.estimates import Estimate
 
 __all__ = ["Report", "render", "terminal_tables", "verdicts_record", "write_report"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.svg import accessible
 from lmexp.criteria import Comparison
+from lmexp.statistics.estimates import Estimate
 
 
 @dataclass(frozen=True)

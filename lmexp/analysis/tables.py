@@ -6,9 +6,9 @@ import pandas as pd
 
 from lmexp.analysis.analyse import AgainstControl, Analysis
 from lmexp.analysis.cells import MISSING, OK
-from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import number_text, p_text
 from lmexp.plan import NO_TEST
+from lmexp.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor, log10
 
-from lmexp.analysis.estimates import Estimate
 from lmexp.analysis.measures import number_text
 from lmexp.criteria import And, Comparison, Criterion, Term, parse, terms
 from lmexp.plan import Hypothesis
+from lmexp.statistics.estimates import Estimate
 
 SUPPORTED, FALSIFIED, INCONCLUSIVE, INADMISSIBLE = "SUPPORTED", "FALSIFIED", "INCONCLUSIVE", "INADMISSIBLE"
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"

@@ -12,7 +12,6 @@ from analysis_rows import make_plan, make_runs, make_steps, spoil, without
 
 from lmexp.analysis import analyse, figures, terminal_tables, write_report
 from lmexp.analysis.curves import Curve, gaps_to, mean_curve, read_curves
-from lmexp.analysis.distributions import t_quantile
 from lmexp.analysis.drift import drift_of
 from lmexp.analysis.measures import measure_of, number_text, p_text, significant
 from lmexp.analysis.strips import scale_of, verdict_strip
@@ -21,6 +20,7 @@ from lmexp.criteria import parse
 from lmexp.errors import UserError
 from lmexp.plan import Analysis, Hypothesis
 from lmexp.results import read_runs, read_steps, write_run, write_steps
+from lmexp.statistics.distributions import t_quantile
 
 PLAN = make_plan()
 NO_TESTS = Analysis(0.05, "blocked_anova", "dunnett_blocked", "hedges_g", None)
@@ -582,7 +582,7 @@ class TestStrips:
         assert float(point[1]) == pytest.approx(scale.place(estimate.value))
 
     def test_a_huge_interval_is_cut_with_open_ends(self):
-        from lmexp.analysis.estimates import Estimate
+        from lmexp.statistics.estimates import Estimate
 
         wide = Estimate(0.3, -50.0, 60.0, 0.95, 3, 10, "t", None)
         scale = scale_of([wide], [0.2, 0.5])

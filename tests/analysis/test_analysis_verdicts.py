@@ -7,7 +7,6 @@ import pytest
 from analysis_rows import make_plan, make_runs, spoil, without
 
 from lmexp.analysis import analyse
-from lmexp.analysis.estimates import Estimate, undefined
 from lmexp.analysis.verdicts import (
     FAILS,
     FALSIFIED,
@@ -26,6 +25,7 @@ from lmexp.analysis.verdicts import (
 from lmexp.criteria import Comparison, Term, parse
 from lmexp.errors import UserError
 from lmexp.plan import Analysis, Hypothesis, Metric
+from lmexp.statistics.estimates import Estimate, undefined
 
 A = Term("mean", ("a",), None)
 

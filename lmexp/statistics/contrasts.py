@@ -1,6 +1,6 @@
 """Differences from the control, shares of the full change, ratios and non-additivity, each with an interval.
 
-All of them but ``ratio_of_means`` use the blocked error of :mod:`lmexp.analysis.blocks`.
+All of them but ``ratio_of_means`` use the blocked error of :mod:`lmexp.statistics.blocks`.
 """
 
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lmexp.analysis.blocks import Fit, contrast, standard_error
-from lmexp.analysis.distributions import dunnett_cdf, dunnett_critical, t_quantile, t_two_sided_p
-from lmexp.analysis.estimates import NO_SPREAD, TOO_FEW, Estimate, undefined
+from lmexp.statistics.blocks import Fit, contrast, standard_error
+from lmexp.statistics.distributions import dunnett_cdf, dunnett_critical, t_quantile, t_two_sided_p
+from lmexp.statistics.estimates import NO_SPREAD, TOO_FEW, Estimate, undefined
 
 
 @dataclass(frozen=True)

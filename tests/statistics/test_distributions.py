@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmexp.analysis.distributions import (
+from lmexp.statistics.distributions import (
     dunnett_cdf,
     dunnett_critical,
     noncentral_f_limits,

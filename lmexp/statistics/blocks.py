@@ -10,8 +10,8 @@ from math import factorial
 import numpy as np
 from scipy import special
 
-from lmexp.analysis.distributions import f_upper_p, noncentral_f_limits, t_quantile
-from lmexp.analysis.estimates import NO_ERROR, NO_SPREAD, TOO_FEW, Estimate, undefined
+from lmexp.statistics.distributions import f_upper_p, noncentral_f_limits, t_quantile
+from lmexp.statistics.estimates import NO_ERROR, NO_SPREAD, TOO_FEW, Estimate, undefined
 
 EFFECT_CONFIDENCE = 0.90  # of eta2 and omega2: a one-sided measure, whose 90% interval excludes 0 just when p < .05
 _ROUNDING = 1e-12  # residuals below this fraction of the values are rounding, not variation

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from lmexp.analysis.distributions import noncentral_t_limits
-from lmexp.analysis.estimates import NO_ERROR, NO_SPREAD, Estimate, undefined
+from lmexp.statistics.distributions import noncentral_t_limits
+from lmexp.statistics.estimates import NO_ERROR, NO_SPREAD, Estimate, undefined
 
 _ROUNDING = 1e-12
 

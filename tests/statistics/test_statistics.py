@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmexp.analysis.blocks import (
+from lmexp.statistics.blocks import (
     blocked_anova,
     complete_seeds,
     contrast,
@@ -16,7 +16,7 @@ from lmexp.analysis.blocks import (
     partial_effects,
     permutation_test,
 )
-from lmexp.analysis.contrasts import (
+from lmexp.statistics.contrasts import (
     differences,
     fieller,
     interaction,
@@ -25,8 +25,8 @@ from lmexp.analysis.contrasts import (
     ratio_of_means,
     share,
 )
-from lmexp.analysis.distributions import dunnett_cdf, dunnett_critical, t_quantile
-from lmexp.analysis.effect_size import bias_correction, cohens_d, d_z, effect_sizes, hedges_g
+from lmexp.statistics.distributions import dunnett_cdf, dunnett_critical, t_quantile
+from lmexp.statistics.effect_size import bias_correction, cohens_d, d_z, effect_sizes, hedges_g
 
 MPG = [
     *(21, 21, 22.8, 21.4, 18.7, 18.1, 14.3, 24.4, 22.8, 19.2, 17.8, 16.4, 17.3, 15.2, 10.4, 10.4),
