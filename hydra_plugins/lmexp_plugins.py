@@ -44,9 +44,8 @@ class FreshProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from lmexp.sweep import launch
 
-        rows = launch(job_overrides)
         returns = []
-        for overrides, row in zip(job_overrides, rows, strict=True):
+        for overrides, row in launch(job_overrides):
             outcome = JobReturn(overrides=overrides)
             if row is not None and row["status"] == "ok":
                 outcome.status, outcome.return_value = JobStatus.COMPLETED, row["val_bpb"]

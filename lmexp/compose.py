@@ -11,9 +11,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from lmexp.config import ADHOC, FrozenRun, checked_seed, freeze
+from lmexp.config import ADHOC, FrozenRun, RunConfig, checked_seed, freeze
 from lmexp.errors import UserError, unknown
 from lmexp.files import installed_folder
+from lmexp.lock import cell_key, read_lock
 from lmexp.plan import Plan, read_plan
 
 CONFIG_NAME = "config"
@@ -64,13 +65,28 @@ def compose_run(overrides: Sequence[str]) -> FrozenRun:
     """
     deviations = _deviations(overrides)
     run = _compose(overrides, deviations)
-    if deviations:
+    if run.config.plan_sha256 is None:
+        return run
+    plan, config = read_plan(run.config.experiment), run.config
+    if deviations and not _seed_is_foreign(plan, config.seed):
         # Saying again what the plan says changes nothing: the same config is the plan's own cell.
-        plan, config = read_plan(run.config.experiment), run.config
         planned = _compose(cell_overrides(plan, config.arm, config.seed, []), [])
-        if planned.config.sha256 == config.sha256 and config.seed in plan.seeds:
-            return replace(run, config=replace(config, overrides=()))
-    return run
+        if planned.config.sha256 == config.sha256:
+            config = replace(config, overrides=())
+    return replace(run, config=replace(config, lock_sha256=_followed_entry(plan, config)))
+
+
+def _followed_entry(plan: Plan, config: RunConfig) -> str | None:
+    """Return the hash of the lock's entry that a run follows; None when it follows none and is exploratory."""
+    lock = read_lock(plan)
+    if lock is None or config.overrides or lock.current.plan_sha256 != plan.sha256 or lock.faults():
+        return None
+    promised = lock.current.cells.get(cell_key(config.arm, config.seed))
+    return lock.current.sha256 if promised == config.sha256_without(plan.free) else None
+
+
+def _seed_is_foreign(plan: Plan, seed: int) -> bool:
+    return seed not in (*plan.seeds, *(plan.confirmation.seeds if plan.confirmation else ()))
 
 
 def _compose(overrides: Sequence[str], deviations: Sequence[str]) -> FrozenRun:
@@ -93,7 +109,7 @@ def _deviations(overrides: Sequence[str]) -> list[str]:
     plan = read_plan(str(name))
     own = overrides[len(plan.overrides(arm)) :]
     free = {*_NAMING_KEYS, *plan.free}
-    foreign_seed = [item for item in own if item.startswith("seed=") and checked_seed(item[5:]) not in plan.seeds]
+    foreign_seed = [item for item in own if item.startswith("seed=") and _seed_is_foreign(plan, checked_seed(item[5:]))]
     return [item for item in own if item.partition("=")[0].lstrip("+") not in free] + foreign_seed
 
 

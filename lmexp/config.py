@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from lmexp import results
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
 from lmexp.files import write_text
 from lmexp.model.spec import ModelSpec
-from lmexp.plan import read_plan
+from lmexp.plan import canonical_json, read_plan
 from lmexp.results import CONFIG_FILE
 from lmexp.train.budget import BudgetSpec
 from lmexp.train.schedule import ScheduleSpec
@@ -57,6 +57,7 @@ class RunConfig:
     data_fingerprint: str
     overrides: tuple[str, ...]
     plan_sha256: str | None
+    lock_sha256: str | None = None  # of the lock's entry that this run follows; None: the run is exploratory
 
     def __post_init__(self) -> None:
         if self.data.batch_size % self.optimizer.micro_batches:
@@ -68,10 +69,17 @@ class RunConfig:
     @property
     def sha256(self) -> str:
         """Hash of everything that decides the result, and of nothing that does not (names, paths, where text lies)."""
+        return self.sha256_without(())
+
+    def sha256_without(self, keys: Iterable[str]) -> str:
+        """Return the hash of what decides the result, but for some keys or sections: those that a plan leaves free."""
         deciding: dict[str, Any] = {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
         deciding["data"].pop("path")
         deciding |= {"seed": self.seed, "data_fingerprint": self.data_fingerprint}
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        for key in keys:
+            section, _, name = key.partition(".")
+            (deciding[section] if name and section in deciding else deciding).pop(name or section, None)
+        return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
 
     @property
     def run_id(self) -> str:
@@ -87,7 +95,8 @@ class RunConfig:
             "run_id": self.run_id,
             "overrides": " ".join(self.overrides) or None,
             "plan_sha256": self.plan_sha256,
-            "registered": False,  # until plans can be locked, no run can claim to follow one that was
+            "registered": self.lock_sha256 is not None,
+            "lock_sha256": self.lock_sha256,
             "config_sha256": self.sha256,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "budget_seconds": self.budget.seconds,
@@ -100,6 +109,20 @@ class FrozenRun:
 
     config: RunConfig
     folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is done: a run that follows a lock is not done by one from before the plan was locked."""
+        if not results.is_done(self.folder):
+            return False
+        row = results.read_row(self.folder)
+        return row is not None and (self.config.lock_sha256 is None or bool(row["registered"]))
+
+    @property
+    def state(self) -> str:
+        """What is true of the run now: ``done``, ``failed``, ``running`` or ``missing``."""
+        state = results.state(self.folder)
+        return "missing" if state == "done" and not self.is_done else state
 
 
 def freeze(composed: DictConfig, label: str, deviations: Sequence[str]) -> FrozenRun:

@@ -14,8 +14,13 @@ the metric over seeds, and the sign of an improvement set by the metric's direct
     ratio(a, b)        m(a) / m(b)
     improvement(a)     how much better a is than the control
     share(a)           improvement(a) / improvement(full): the part of the whole change that a alone brings
+    share(a, c, f)     the same with c in place of the control and f in place of the full arm
+    slope(a, b, ...)   how much m changes from one arm to the next, fitted over the arms in the order given
     interaction(...)   improvement(full) minus the sum of the improvements of the given arms (none given: every arm
                        but the control and the full one); above zero the whole is more than its parts
+
+Of a speed or a duration (see :mod:`lmexp.analysis.measures`) ``ratio`` and ``slope`` are geometric: the mean of the
+logarithms over seeds, turned back into a factor.
 
 There is no arithmetic and nothing is ever handed to Python's ``eval``: a criterion can only be what is written here.
 """
@@ -78,22 +83,23 @@ Criterion = Comparison | And | Or
 
 @dataclass(frozen=True)
 class _Signature:
-    fewest: int
-    most: int | None  # None: any number
-    needs_control: bool
-    needs_full: bool
-
-    def takes(self) -> str:
-        return "any number of arms" if self.most is None else f"{self.most} arm{'s' if self.most > 1 else ''}"
+    takes: str
+    counts: Collection[int]  # how many arms it takes
+    needs_control: bool = False
+    needs_full: bool = False
 
 
+_MANY = 1000
 _SIGNATURES = {
-    "mean": _Signature(1, 1, False, False),
-    "diff": _Signature(2, 2, False, False),
-    "ratio": _Signature(2, 2, False, False),
-    "improvement": _Signature(1, 1, True, False),
-    "share": _Signature(1, 1, True, True),
-    "interaction": _Signature(0, None, True, True),
+    "mean": _Signature("1 arm", (1,)),
+    "diff": _Signature("2 arms", (2,)),
+    "ratio": _Signature("2 arms", (2,)),
+    "improvement": _Signature("1 arm", (1,), needs_control=True),
+    "share": _Signature(
+        "1 arm, or 3: the arm, its control and its full arm", (1, 3), needs_control=True, needs_full=True
+    ),
+    "slope": _Signature("2 arms or more", range(2, _MANY)),
+    "interaction": _Signature("any number of arms", range(_MANY), needs_control=True, needs_full=True),
 }
 TERMS = tuple(_SIGNATURES)
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -162,6 +168,8 @@ def check_roles(criterion: Criterion, control: str | None, full: str | None) -> 
     """
     for term in terms(criterion):
         signature = _SIGNATURES[term.name]
+        if len(term.arms) == 3 and term.name == "share":
+            continue  # it names its own control and full arm
         if signature.needs_control and control is None:
             raise UserError(f"The criterion term {term} needs a control; name one under design.control.")
         if signature.needs_full and full is None:
@@ -256,9 +264,9 @@ class _Parser:
         self.take("mark", "(", f"'(' after {token.text}")
         arms, metric = self.arguments()
         signature = _SIGNATURES[token.text]
-        if not signature.fewest <= len(arms) <= (signature.most or len(arms)):
+        if len(arms) not in signature.counts:
             problem = f"{token.text} is given {len(arms)} arm{'s' * (len(arms) != 1)}"
-            raise _error(self.text, token.column, problem, signature.takes())
+            raise _error(self.text, token.column, problem, signature.takes)
         return Term(token.text, tuple(arms), metric)
 
     def arguments(self) -> tuple[list[str], str | None]:

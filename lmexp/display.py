@@ -92,7 +92,7 @@ def cells_table(title: str, runs: Sequence[FrozenRun], labels: Sequence[str]) ->
 
 
 def _cell(run: FrozenRun) -> Text:
-    state = results.state(run.folder)
+    state = run.state
     row = results.read_row(run.folder) if state in ("done", "failed") else None
     if state == "done" and row is not None:
         return Text(f"{row['val_bpb']:.4f}", style=_STYLES["done"])
@@ -103,7 +103,7 @@ def time_left(runs: Sequence[FrozenRun]) -> str | None:
     """Estimate how long the missing cells take: from those that are done, None when none is."""
     spent, missing = [], 0
     for run in runs:
-        if results.state(run.folder) == "done":
+        if run.state == "done":
             started = (run.folder / results.CONFIG_FILE).stat().st_mtime
             spent.append((run.folder / results.DONE).stat().st_mtime - started)
         else:
@@ -185,7 +185,7 @@ class SweepDisplay:
         return Group(self._table, Text(line, style="yellow"))
 
     def _title(self) -> str:
-        states = [results.state(run.folder) for run in self._runs]
+        states = [run.state for run in self._runs]
         left = time_left(self._runs)
         counts = f"{states.count('done')} of {len(states)} done"
         return f"{self._runs[0].config.experiment}: {counts}" + (f", about {left} left" if left else "")

@@ -5,6 +5,7 @@ A run's folder holds ``config.yaml``, ``run.parquet`` (one row), ``steps.parquet
 under a temporary name, fsynced and renamed, so that a reader sees a whole file or none.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STATUSES = ("ok", "diverged", "oom", "failed", "interrupted")
 DONE, FAILED = "DONE", "FAILED"
 RUN_FILE, STEPS_FILE, CONFIG_FILE, ERROR_FILE = "run.parquet", "steps.parquet", "config.yaml", "stderr.txt"
+SEALED_FILES = (RUN_FILE, STEPS_FILE, CONFIG_FILE)
 
 
 def _schema(columns: Mapping[str, tuple[pa.DataType, str]]) -> pa.Schema:
@@ -44,6 +46,7 @@ RUN_SCHEMA = _schema(
         "overrides": (_TEXT, "command-line overrides that the plan does not list, separated by spaces"),
         "plan_sha256": (_TEXT, "hex"),
         "registered": (_TRUTH, "the plan was locked, and the config is the plan's"),
+        "lock_sha256": (_TEXT, "hex, the entry of the plan's lock that the run follows"),
         "config_sha256": (_TEXT, "hex"),
         "git_commit": (_TEXT, "hex"),
         "git_dirty": (_TRUTH, "uncommitted changes in the code"),
@@ -79,8 +82,12 @@ RUN_SCHEMA = _schema(
     }
 )
 
-# The columns that hold numbers: what a plan may name as a metric.
+# The columns that hold numbers.
 MEASURED_COLUMNS = tuple(field.name for field in RUN_SCHEMA if field.type in (_REAL, _WHOLE) and field.name != "seed")
+# Made from others when rows are read: the whole work of a run, its evaluations among it, for each step.
+SECONDS_PER_STEP_ALL_IN = "seconds_per_step_with_evaluation"
+# What a plan may name as a metric.
+METRICS = (*MEASURED_COLUMNS, SECONDS_PER_STEP_ALL_IN)
 
 STEP_SCHEMA = _schema(
     {
@@ -121,8 +128,28 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
 
 
 def finish(folder: Path, marker: str) -> None:
-    """Write the ``DONE`` or ``FAILED`` marker: the last file of a run."""
-    write_text(folder / marker, "")
+    """Write the ``DONE`` or ``FAILED`` marker, the last file of a run: the hashes of its rows and its config.
+
+    The marker is what ``sha256sum`` writes, so that ``sha256sum --check DONE`` tells whether a file was edited.
+    """
+    sealed = [path for name in SEALED_FILES if (path := folder / name).exists()]
+    write_text(folder / marker, "".join(f"{file_sha256(path)}  {path.name}\n" for path in sealed))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def edited_files(folder: Path) -> list[str]:
+    """Return the files of a run that are not what its marker says: edited since, gone, or never sealed."""
+    markers = [folder / name for name in (DONE, FAILED) if (folder / name).exists()]
+    lines = markers[0].read_text(encoding="utf-8").splitlines() if markers else []
+    sealed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+    present = {name for name in SEALED_FILES if (folder / name).exists()}
+    return sorted(
+        name for name in present | set(sealed) if name not in present or sealed.get(name) != file_sha256(folder / name)
+    )
 
 
 def make_writable(folder: Path) -> Path:
@@ -252,14 +279,17 @@ def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
     """Read the rows of the given run folders as one table: every launched run, earlier attempts among them.
 
     Returns:
-        The columns of ``run.parquet``; ``folder``; and ``superseded``, true for an attempt whose cell ran again.
+        The columns of ``run.parquet``; ``folder``; ``superseded``, true for an attempt whose cell ran again; and
+        ``seconds_per_step_with_evaluation``, in seconds.
     """
     import pandas as pd
 
     places = [(place, place != folder) for folder in folders for place in (folder, *_attempts(folder))]
     rows = [{**row, "folder": str(place), "superseded": old} for place, old in places if (row := read_row(place))]
     frame = pd.DataFrame(rows, columns=[*RUN_SCHEMA.names, "folder", "superseded"])
-    return frame.astype({"seed": "int64", "superseded": bool, **dict.fromkeys(MEASURED_COLUMNS, "float64")})
+    frame = frame.astype({"seed": "int64", "superseded": bool, **dict.fromkeys(MEASURED_COLUMNS, "float64")})
+    frame[SECONDS_PER_STEP_ALL_IN] = (frame["train_seconds"] + frame["eval_seconds"]) / frame["steps"]
+    return frame
 
 
 def _attempts(folder: Path) -> list[Path]:

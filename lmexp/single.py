@@ -45,7 +45,7 @@ def run_with_summary(frozen: FrozenRun) -> int:
 
 def _recall(frozen: FrozenRun, console: Console) -> dict[str, Any] | None:
     """Return the row of a run that is done: a run is a function of its config, so it is not trained twice."""
-    row = results.read_row(frozen.folder) if results.is_done(frozen.folder) else None
+    row = results.read_row(frozen.folder) if frozen.is_done else None
     if row is not None:
         console.print(
             f"This run was done at {row['started_at']}; here is what came out. To train it again, move {frozen.folder} "

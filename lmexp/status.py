@@ -31,7 +31,7 @@ def print_status(name: str, overrides: Sequence[str]) -> None:
 
 
 def _title(name: str, overrides: Sequence[str], runs: Sequence[FrozenRun]) -> str:
-    states = [results.state(run.folder) for run in runs]
+    states = [run.state for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "running", "failed", "missing"))
     return " ".join([name, *overrides]) + f": {len(runs)} cells, {counts}"
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lmexp import results
@@ -16,8 +17,9 @@ from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
 from lmexp.config import ADHOC, FrozenRun, checked_seed, to_mapping
 from lmexp.display import SweepDisplay
 from lmexp.files import write_text
-from lmexp.plan import cells, read_plan
+from lmexp.plan import Plan, cells, check_measured, confirmation_cells, read_plan
 from lmexp.results import make_writable
+from lmexp.stages import DIVERGED, choose
 from lmexp.streams import stream_seed
 
 # How long an interrupted run may take to write its rows before it is killed.
@@ -29,9 +31,10 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
 
     A plan gives its missing parts: ``experiment=NAME`` alone is all its cells, ``arm=a,b`` or ``seed=0`` some of them.
     Runs come in blocks of one seed, shuffled inside a block, so that a machine that slowly drifts favours no arm.
+    What a confirmation might need comes last; :func:`launch` carries out what the sweep chooses of it.
 
     Raises:
-        UserError: an override that cannot be read, or an unknown plan or arm.
+        UserError: an override that cannot be read, an unknown plan or arm, or a plan whose metrics nobody measures.
     """
     runs: list[list[str]] = []
     for point in _product(arguments):
@@ -40,18 +43,22 @@ def expand(arguments: Sequence[str]) -> list[list[str]]:
     return sorted(runs, key=_place)
 
 
-def _place(run: Sequence[str]) -> tuple[int, int]:
-    """Return the sort key of a run: its block, then a hash of what it is, which shuffles the block.
+def _place(run: Sequence[str]) -> tuple[bool, int, int]:
+    """Return the sort key of a run: its stage, its block, then a hash of what it is, which shuffles the block.
 
     The order follows from the plan alone, so it is the same when a sweep is resumed or only some arms are run.
     """
     experiment, arm = value_of("experiment", run), value_of("arm", run)
+    seed = checked_seed(value_of("seed", run) or 0)
     if experiment in (None, ADHOC):
         identity = [item for item in run if not item.startswith("seed=")]
-    else:
-        identity = [read_plan(str(experiment)).sha256, str(arm)]
-    seed = checked_seed(value_of("seed", run) or 0)
-    return seed, stream_seed(seed, "order", *identity)
+        return False, seed, stream_seed(seed, "order", *identity)
+    plan = read_plan(str(experiment))
+    return _confirms(plan, seed), seed, stream_seed(seed, "order", plan.sha256, str(arm))
+
+
+def _confirms(plan: Plan, seed: int) -> bool:
+    return plan.confirmation is not None and seed in plan.confirmation.seeds
 
 
 def _product(arguments: Sequence[str]) -> list[list[str]]:
@@ -67,9 +74,14 @@ def _product(arguments: Sequence[str]) -> list[list[str]]:
 
 def _plan_cells(name: str, user: list[str]) -> list[list[str]]:
     plan = read_plan(name)
+    check_measured(plan)
     arm, seed = value_of("arm", user), value_of("seed", user)
-    chosen = cells(plan, arms=[arm] if arm else [], seeds=[checked_seed(seed)] if seed else [])
-    return [cell_overrides(plan, cell.arm, cell.seed, user) for cell in chosen]
+    arms, seeds = [arm] if arm else [], [checked_seed(seed)] if seed else []
+    fresh = [
+        cell for cell in confirmation_cells(plan) if (not arm or cell.arm == arm) and (not seeds or cell.seed in seeds)
+    ]
+    sweep = [] if seeds and _confirms(plan, seeds[0]) else cells(plan, arms, seeds)
+    return [cell_overrides(plan, cell.arm, cell.seed, user) for cell in (*sweep, *fresh)]
 
 
 @dataclass
@@ -81,31 +93,83 @@ class Child:
     stderr: Any
 
 
-def launch(job_overrides: Sequence[Sequence[str]]) -> list[dict[str, Any] | None]:
-    """Compose and freeze every run, then carry out those that are missing or failed; return each run's row.
+def launch(job_overrides: Sequence[Sequence[str]]) -> list[tuple[Sequence[str], dict[str, Any] | None]]:
+    """Compose and freeze every run, then carry out those that are missing or failed.
 
     All configs are frozen before the first run starts: editing a file meanwhile changes nothing.
+
+    Returns:
+        The overrides and the row of every run that belongs to the sweep; of a confirmation, of what the sweep chose.
 
     Raises:
         UserError: any of the runs cannot be composed (none is started then), or the results folder cannot be written.
         KeyboardInterrupt: after the run under way has ended and written its rows.
     """
-    runs = [compose_run(overrides) for overrides in job_overrides]
-    for root in {run.folder.parent for run in runs}:
+    jobs = [(compose_run(overrides), overrides) for overrides in job_overrides]
+    for root in {run.folder.parent for run, _ in jobs}:
         make_writable(root)
-    with SweepDisplay(runs, job_overrides) as display:
-        for run in runs:
+    sweep = [job for job in jobs if not _is_confirmation(job[0])]
+    _carry_out(sweep)
+    chosen = chosen_runs([run for run, _ in jobs])
+    confirmation = [job for job in jobs if job[0] in chosen]
+    _carry_out(confirmation)
+    return [(overrides, results.read_row(run.folder)) for run, overrides in (*sweep, *confirmation)]
+
+
+def _carry_out(jobs: Sequence[tuple[FrozenRun, Sequence[str]]]) -> None:
+    if not jobs:
+        return
+    with SweepDisplay([run for run, _ in jobs], [overrides for _, overrides in jobs]) as display:
+        for run, _ in jobs:
             ensure_done(run, display.observe)
             display.finished(run)
-    return [results.read_row(run.folder) for run in runs]
+
+
+def _plan_of(run: FrozenRun) -> Plan | None:
+    return None if run.config.plan_sha256 is None else read_plan(run.config.experiment)
+
+
+def _is_confirmation(run: FrozenRun) -> bool:
+    plan = _plan_of(run)
+    return plan is not None and _confirms(plan, run.config.seed)
+
+
+def chosen_runs(runs: Sequence[FrozenRun]) -> list[FrozenRun]:
+    """Return the runs of a confirmation that the finished sweep of their plan calls for; none before it is finished."""
+    fresh = [run for run in runs if _is_confirmation(run)]
+    chosen: dict[tuple[Path, tuple[str, ...]], set[str]] = {}
+    for run in fresh:
+        group = (run.folder.parent, run.config.overrides)
+        if group not in chosen:
+            plan = read_plan(run.config.experiment)
+            chosen[group] = set(choose(plan, _rows_beside(run)).chosen.values())
+    return [run for run in fresh if run.config.arm in chosen[run.folder.parent, run.config.overrides]]
+
+
+def _rows_beside(run: FrozenRun) -> list[dict[str, Any]]:
+    """Return the rows of the sweep that this run confirms: same plan, same overrides, registered like it.
+
+    Of two runs of one cell the last in the list counts: the first that started, or the latest while nothing is locked.
+    """
+    config, rows = run.config, [results.read_row(folder) for folder in results.run_folders(run.folder.parent)]
+    alike = [
+        row
+        for row in rows
+        if row is not None
+        and row["plan_sha256"] == config.plan_sha256
+        and (row["overrides"] or "") == " ".join(config.overrides)
+        and bool(row["registered"]) == (config.lock_sha256 is not None)
+        and row["status"] in ("ok", DIVERGED)
+    ]
+    return sorted(alike, key=lambda row: str(row["started_at"]), reverse=config.lock_sha256 is not None)
 
 
 def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], None]) -> None:
     """Run one cell unless it is done; wait for it when another process is at it. Exactly one of them finishes it."""
-    while results.state(run.folder) == "running":
+    while run.state == "running":
         observe(run, {"phase": "running in another process"})
         time.sleep(0.5)
-    if results.state(run.folder) == "done" and results.read_row(run.folder) is not None:
+    if run.is_done or _is_settled(run):
         return
     _clear_away(run)
     child = _start(run)
@@ -122,11 +186,20 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
         ensure_done(run, observe)
 
 
+def _is_settled(run: FrozenRun) -> bool:
+    """Tell whether a cell of a plan that chooses has diverged: that is its result, and the arm is not chosen."""
+    plan, row = _plan_of(run), results.read_row(run.folder)
+    registered = row is not None and bool(row["registered"])
+    if plan is None or plan.confirmation is None or row is None or registered < (run.config.lock_sha256 is not None):
+        return False
+    return bool(row["status"] == DIVERGED)
+
+
 def _clear_away(run: FrozenRun) -> None:
     """Set an earlier attempt aside before the worker starts: if it dies at once, the old row is not its own."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with results.claim(run.folder) as ours:
-        if ours and not results.is_done(run.folder):
+        if ours and not run.is_done:
             results.set_attempt_aside(run.folder)
 
 

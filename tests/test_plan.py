@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from lmexp.errors import UserError
-from lmexp.plan import cells, find_plans, parse_plan, read_plan
+from lmexp.plan import cells, check_measured, find_plans, parse_plan, read_plan
 
 PLAN = {
     "name": "mine",
@@ -90,8 +90,6 @@ def test_a_plan_of_the_working_directory_is_found(tmp_path, monkeypatch):
         (("analysis", "alpa"), 0.05, "did you mean 'alpha'"),
         (("analysis", "omnibus"), "blocked_anov", "did you mean 'blocked_anova'"),
         (("analysis", "effect_size"), "g", "analysis.effect_size"),
-        (("metrics", "primary", "name"), "val_bpp", "did you mean 'val_bpb'"),
-        (("metrics", "secondary"), ["tokens_per_sec"], "did you mean 'tokens_per_second'"),
         (("hypotheses", 0, "supported_if"), "diff(b, c) < 0", "arm in the criterion"),
         (("hypotheses", 0, "supported_if"), "diff(b, a) <", "expected"),
         (("hypotheses", 0, "supported_if"), "share(b) > 0.5", "analysis.full"),
@@ -102,6 +100,19 @@ def test_a_plan_of_the_working_directory_is_found(tmp_path, monkeypatch):
 def test_mistakes_are_named(tmp_path, path, value, words):
     with pytest.raises(UserError, match=words):
         parse_plan(written(tmp_path, changed(path, value)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("metrics", "primary", "name"), "val_bpp", "did you mean 'val_bpb'"),
+        (("metrics", "secondary"), ["tokens_per_sec"], "did you mean 'tokens_per_second'"),
+    ],
+)
+def test_a_metric_that_nobody_measures_is_named_before_anything_runs(tmp_path, path, value, words):
+    plan = parse_plan(written(tmp_path, changed(path, value)))  # a plan may be written before its measure is built
+    with pytest.raises(UserError, match=words):
+        check_measured(plan)
 
 
 def test_a_file_that_is_not_yaml_is_named(tmp_path):

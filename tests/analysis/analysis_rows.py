@@ -39,7 +39,11 @@ def make_plan(**changes) -> Plan:
         "analysis": Analysis(0.05, "blocked_anova", "dunnett_blocked", "hedges_g", "llama"),
         "exploratory": (),
         "deviations": (),
-        "sha256": "5ca1ab1e" * 8,
+        "factors": {},
+        "confirmation": None,
+        "repeats": "first",
+        "references": (),
+        "content": {"name": "made up"},
         "path": Path("experiments/gpt_to_llama/plan.yaml"),
     }
     return Plan(**{**fields, **changes})

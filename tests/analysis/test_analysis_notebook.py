@@ -32,7 +32,7 @@ def store(root, plan):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_generated_rows(path, tmp_path, monkeypatch):
     real = read_plan(path.stem)
-    store(tmp_path, make_plan(name=real.name, arms=real.arms, seeds=real.seeds, sha256=real.sha256))
+    store(tmp_path, make_plan(name=real.name, arms=real.arms, seeds=real.seeds, content=real.content))
     monkeypatch.setenv("LMEXP_RESULTS", str(tmp_path))
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):  # nothing outside the test's own folder
         monkeypatch.setenv(name, str(tmp_path / name.lower()))

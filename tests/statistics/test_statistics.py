@@ -13,7 +13,6 @@ from lmexp.statistics.blocks import (
     fit_blocks,
     greenhouse_geisser,
     mean_estimate,
-    partial_effects,
     permutation_test,
 )
 from lmexp.statistics.contrasts import (
@@ -27,6 +26,7 @@ from lmexp.statistics.contrasts import (
 )
 from lmexp.statistics.distributions import dunnett_cdf, dunnett_critical, t_quantile
 from lmexp.statistics.effect_size import bias_correction, cohens_d, d_z, effect_sizes, hedges_g
+from lmexp.statistics.explained import explained_variation
 
 MPG = [
     *(21, 21, 22.8, 21.4, 18.7, 18.1, 14.3, 24.4, 22.8, 19.2, 17.8, 16.4, 17.3, 15.2, 10.4, 10.4),
@@ -96,9 +96,9 @@ class TestBlockedAnova:
         assert found.f == pytest.approx(oracle.statistic**2, rel=1e-9)
         assert found.p == pytest.approx(oracle.pvalue, rel=1e-9)
 
-    def test_steigers_effect_sizes(self, values):
+    def test_steigers_effect_sizes(self):
         """F(3, 35) = 45.8 with 39 values: eta2 .796984, omega2 .775087, 90% interval of eta2 [.68567, .85598]."""
-        eta2, omega2 = partial_effects(45.8, 3, 35, 39, fit_blocks(values))
+        eta2, omega2 = explained_variation(45.8, 3, 35, 39, 10, None)
         assert eta2.value == pytest.approx(0.796984, abs=6e-7)
         assert omega2.value == pytest.approx(0.775087, abs=6e-7)
         assert (eta2.low, eta2.high) == pytest.approx((0.68567, 0.85598), abs=6e-6)
