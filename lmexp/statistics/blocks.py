@@ -10,10 +10,11 @@ from math import factorial
 import numpy as np
 from scipy import special
 
-from lmexp.statistics.distributions import f_upper_p, noncentral_f_limits, t_quantile
+from lmexp.statistics.distributions import f_upper_p, t_quantile
 from lmexp.statistics.estimates import NO_ERROR, NO_SPREAD, TOO_FEW, Estimate, undefined
+from lmexp.statistics.explained import explained_variation
+from lmexp.statistics.rows import Tabular, f_text, p_text
 
-EFFECT_CONFIDENCE = 0.90  # of eta2 and omega2: a one-sided measure, whose 90% interval excludes 0 just when p < .05
 _ROUNDING = 1e-12  # residuals below this fraction of the values are rounding, not variation
 _EXACT_UP_TO = 600_000  # permutations; beyond, draw at random
 _N_DRAWS = 20_000
@@ -78,14 +79,13 @@ def _why_no_error(residuals: np.ndarray, seeds: np.ndarray, scale: float, df_err
 
 
 @dataclass(frozen=True)
-class BlockedAnova:
+class BlockedAnova(Tabular):
     """The blocked (randomised block, repeated measures) analysis of variance.
 
     ``f`` and all that follows are None when undefined; ``why`` then says why.
 
-    ``eta2`` and ``omega2`` are partial: the part of the variation that is left when seed effects are taken out. Their
-    intervals, with L the limits of the noncentrality: eta2 is L / (L + df_error), like the point estimate; omega2 is
-    L / (L + arms x seeds), which is the population's own.
+    ``eta2`` and ``omega2`` are partial: the part of the variation that is left when seed effects are taken out
+    (conventions of their intervals: :func:`~lmexp.statistics.explained.explained_variation`).
 
     ``epsilon`` is Greenhouse and Geisser's and ``p_sphericity`` the p value corrected by it: with few seeds a rough
     check only. ``permutation`` assumes no more than that arms are exchangeable within a seed under the null.
@@ -108,6 +108,10 @@ class BlockedAnova:
     permutation: "Permutation | None"
     why: str | None
 
+    def __str__(self) -> str:
+        f = f_text(self.f, self.df_arms, self.df_error, self.p, self.why)
+        return f if self.permutation is None else f"{f}; {self.permutation}; {self.eta2}"
+
 
 def blocked_anova(values: np.ndarray) -> BlockedAnova:
     """Test whether the arms differ at all: F(k-1, (k-1)(n-1)) with seeds as blocks.
@@ -122,7 +126,7 @@ def blocked_anova(values: np.ndarray) -> BlockedAnova:
     df_arms = fit.n_arms - 1
     f = None if fit.error_variance is None else fit.ss_arms / df_arms / fit.error_variance
     epsilon = None if f is None else greenhouse_geisser(values)
-    eta2, omega2 = partial_effects(f, df_arms, fit.df_error, values.size, fit)
+    eta2, omega2 = explained_variation(f, df_arms, fit.df_error, values.size, fit.n_seeds, fit.why)
     return BlockedAnova(
         n_arms=fit.n_arms,
         n_seeds=fit.n_seeds,
@@ -143,25 +147,6 @@ def blocked_anova(values: np.ndarray) -> BlockedAnova:
     )
 
 
-def partial_effects(f: float | None, df1: int, df2: int, n_values: int, fit: Fit) -> tuple[Estimate, Estimate]:
-    """Return partial eta2 and omega2 of an F statistic with 90% intervals (conventions: :class:`BlockedAnova`)."""
-    methods = ("partial eta2, noncentral F", "partial omega2, noncentral F")
-    if f is None:
-        eta2, omega2 = (undefined(str(fit.why), EFFECT_CONFIDENCE, fit.n_seeds, method) for method in methods)
-        return eta2, omega2
-    low, high = noncentral_f_limits(f, df1, df2, EFFECT_CONFIDENCE)
-
-    def estimate(value: float, denominator: float, method: str) -> Estimate:
-        limits = (low / (low + denominator), high / (high + denominator))
-        return Estimate(value, *limits, EFFECT_CONFIDENCE, fit.n_seeds, df2, method, None)
-
-    excess = df1 * (f - 1)
-    return (
-        estimate(df1 * f / (df1 * f + df2), df2, methods[0]),
-        estimate(excess / (excess + n_values), n_values, methods[1]),
-    )
-
-
 def greenhouse_geisser(values: np.ndarray) -> float:
     """Return epsilon in [1/(k-1), 1]: 1 when all differences between arms vary alike. values: (arms, seeds)."""
     covariance = np.atleast_2d(np.cov(values))
@@ -170,12 +155,16 @@ def greenhouse_geisser(values: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Permutation:
+class Permutation(Tabular):
     """A permutation test: its p value and how many arrangements it looked at; an exact p is at least 1 in as many."""
 
     p: float
     n_arrangements: int
     exact: bool
+
+    def __str__(self) -> str:
+        which = f"all {self.n_arrangements:,}" if self.exact else f"{self.n_arrangements:,} random"
+        return f"{p_text(self.p, 'permutation p')} ({which} arrangements)"
 
 
 def permutation_test(values: np.ndarray) -> Permutation:
@@ -191,22 +180,30 @@ def permutation_test(values: np.ndarray) -> Permutation:
     n_different = factorial(n_arms) ** (n_seeds - 1)
     exact = n_different <= _EXACT_UP_TO
     centred = values - values.mean(axis=0)  # the arms' sums then add up to zero in every arrangement
-    sums, observed = _all_arm_sums(centred) if exact else _drawn_arm_sums(centred), centred.sum(axis=1)
+    lengths, observed = _all_lengths(centred) if exact else _drawn_lengths(centred), _lengths(centred.sum(axis=1))
     # Arrangements that tie in exact arithmetic must tie here: allow rounding of the sums.
-    hits = int((np.einsum("ij,ij->i", sums, sums) >= observed @ observed * (1 - 1e-9)).sum())
+    rounding = 1e-9 * observed + 1e-13 * n_seeds * (centred**2).sum()
+    hits = int((lengths >= observed - rounding).sum())
     if exact:
         return Permutation(hits / n_different, n_different, True)
     return Permutation((hits + 1) / (_N_DRAWS + 1), _N_DRAWS, False)
 
 
-def _all_arm_sums(values: np.ndarray) -> np.ndarray:
-    """Return the arms' sums over seeds for every arrangement: (arrangements, arms)."""
-    orders = _orders(len(values))
+def _lengths(sums: np.ndarray) -> np.ndarray:
+    """Return the squared lengths of the arms' sums over seeds, the test's statistic: (..., arms) -> (...)."""
+    return np.asarray((sums**2).sum(axis=-1))
+
+
+def _all_lengths(values: np.ndarray) -> np.ndarray:
+    """Return the statistic of every arrangement: (arrangements of all seeds but the last, those of the last)."""
+    orders, n_arms = _orders(len(values)), len(values)
     sums = values[None, :, 0]
-    for seed in range(1, values.shape[1]):
-        column = values[orders, seed]  # (orders, arms)
-        sums = (sums[:, None, :] + column[None]).reshape(-1, len(values))
-    return sums
+    for seed in range(1, values.shape[1] - 1):
+        sums = (sums[:, None, :] + values[orders, seed]).reshape(-1, n_arms)
+    if values.shape[1] == 1:
+        return _lengths(sums)
+    last = values[orders, -1]
+    return np.add.outer(_lengths(sums), _lengths(last)) + 2 * sums @ last.T  # |a + b|^2 of every pair of them
 
 
 def _orders(n: int) -> np.ndarray:
@@ -217,10 +214,11 @@ def _orders(n: int) -> np.ndarray:
     return orders
 
 
-def _drawn_arm_sums(values: np.ndarray) -> np.ndarray:
+def _drawn_lengths(values: np.ndarray) -> np.ndarray:
+    """Return the statistic of arrangements drawn at random: (draws,)."""
     generator = np.random.Generator(np.random.PCG64(0))
     columns = (generator.permuted(np.tile(column, (_N_DRAWS, 1)), axis=1) for column in values.T)
-    return sum(columns, start=np.zeros((_N_DRAWS, len(values))))
+    return _lengths(sum(columns, start=np.zeros((_N_DRAWS, len(values)))))
 
 
 def contrast(fit: Fit, weights: np.ndarray, confidence: float, method: str = "blocked t") -> Estimate:

@@ -11,10 +11,11 @@ import numpy as np
 from lmexp.statistics.blocks import Fit, contrast, standard_error
 from lmexp.statistics.distributions import dunnett_cdf, dunnett_critical, t_quantile, t_two_sided_p
 from lmexp.statistics.estimates import NO_SPREAD, TOO_FEW, Estimate, undefined
+from lmexp.statistics.rows import Tabular, p_text
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Tabular):
     """An arm minus the control, in the metric's unit.
 
     ``alone`` has the t interval that holds for this one difference, ``simultaneous`` Dunnett's, which holds for all
@@ -33,6 +34,10 @@ class Difference:
     def shown(self) -> Estimate:
         """The estimate to report: with the simultaneous interval wherever the plan asks for one."""
         return self.simultaneous or self.alone
+
+    def __str__(self) -> str:
+        tests = "" if self.p is None else f", {p_text(self.p)}, {p_text(self.p_adjusted, 'adjusted p')}"
+        return f"arm {self.arm}: {self.shown}{tests}"
 
 
 def pairwise(n_arms: int, minuend: int, subtrahend: int) -> np.ndarray:
