@@ -1,4 +1,4 @@
-"""Whether two arms are the same for practical purposes: two one-sided tests (TOST) against a smallest effect of interest.
+"""Whether two arms are practically the same: two one-sided tests (TOST) against the smallest effect of interest.
 
 A large p value of a difference never shows equality. TOST does: it asks whether the difference is shown to lie within
 the margin. With three seeds it often cannot tell, and says so: ``undecided`` is an ordinary outcome.
