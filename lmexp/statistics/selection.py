@@ -144,7 +144,7 @@ def held_out_estimate(held_out: np.ndarray, confidence: float) -> Estimate:
     The folds share seeds, so held-out values are not independent and the plain t interval is too short: with equal
     rates its 95% cover 91% (4 rates, 3 seeds) to 81% (4 rates, 10 seeds). The interval here is Nadeau and Bengio's
     corrected t (2003), with variance s^2 (1/n + 1/(n-1)). No exact one is known; simulated coverages of its 95% are 95%
-    to 97% with 3 seeds and 2 to 8 rates, 93% to 99% with 5 to 10 seeds and up to 4 rates, and 91% at worst (8 equal
+    to 98% with 3 seeds and 2 to 8 rates, 93% to 99% with 5 to 10 seeds and up to 4 rates, and 91% at worst (8 equal
     rates, 10 seeds). It is an interval for what a rate chosen with n - 1 seeds is worth on average.
 
     Args:
