@@ -78,8 +78,8 @@ def _pair(
 def games_howell(samples: Sequence[np.ndarray], alpha: float) -> list[Pair]:
     """Compare all pairs of independent samples, each pair with its own two variances (Welch) and degrees of freedom.
 
-    With samples as small as 3 the family-wise error is only near ``alpha`` (:mod:`lmexp.statistics.calibration` says
-    how near).
+    The family-wise error is only near ``alpha`` when samples are small (:mod:`lmexp.statistics.calibration` says how
+    near).
 
     Args:
         samples: 1-D arrays without gaps, of any lengths.

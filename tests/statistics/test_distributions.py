@@ -9,9 +9,12 @@ from scipy import stats
 from lmexp.statistics.distributions import (
     dunnett_cdf,
     dunnett_critical,
+    noncentral_f_cdf,
     noncentral_f_limits,
     noncentral_t_cdf,
     noncentral_t_limits,
+    studentized_range_cdf,
+    studentized_range_critical,
     t_quantile,
     t_two_sided_p,
 )
@@ -39,8 +42,14 @@ def test_noncentral_t_mirrors_and_falls_with_the_noncentrality():
 
 def test_noncentral_t_limits_put_t_at_the_two_ends():
     low, high = noncentral_t_limits(3.1, 4, 0.9)
-    assert noncentral_t_cdf(3.1, 4, low) == pytest.approx(0.95, abs=1e-9)
-    assert noncentral_t_cdf(3.1, 4, high) == pytest.approx(0.05, abs=1e-9)
+    # The root is closed to twelve digits of the noncentrality, where the curve is no steeper than 1.
+    assert noncentral_t_cdf(3.1, 4, low) == pytest.approx(0.95, abs=1e-11)
+    assert noncentral_t_cdf(3.1, 4, high) == pytest.approx(0.05, abs=1e-11)
+
+
+def test_noncentral_t_limits_around_zero_mirror_each_other():
+    low, high = noncentral_t_limits(0.0, 5, 0.95)
+    assert (low, high) == pytest.approx((-1.959963984540054, 1.959963984540054), rel=1e-11)  # T is then Z / S
 
 
 @pytest.mark.parametrize("t", [0.0, -2.0, 300.0, -300.0])
@@ -54,6 +63,22 @@ def test_steigers_interval():
     low, high = noncentral_f_limits(45.8, 3, 35, 0.90)
     assert low / (low + 35) == pytest.approx(0.68567, abs=6e-6)
     assert high / (high + 35) == pytest.approx(0.85598, abs=6e-6)
+
+
+@pytest.mark.parametrize(("df1", "df2", "f"), [(5, 10, 2e6), (1, 2, 9e6), (8, 180, 1.3e6)])
+def test_noncentral_f_goes_on_where_its_series_ends(df1, df2, f):
+    """Both forms at the seam, 1e7: the normal root is off by a relative 1e-7, and scipy's series by some 1e-9."""
+    below, above = noncentral_f_cdf(f, df1, df2, 1e7 * (1 - 1e-12)), noncentral_f_cdf(f, df1, df2, 1e7)
+    assert 0.001 < above < 0.999
+    assert above == pytest.approx(below, abs=3e-7)
+
+
+def test_noncentral_f_limits_are_numbers_where_scipy_gives_nan():
+    assert np.isnan(stats.ncf.cdf(1e12, 5, 10, 5e12))  # the reason for the second form
+    low, high = noncentral_f_limits(1e12, 5, 10, 0.90)
+    # F / noncentrality then has the law of chi2(10) / 10 below the line alone.
+    assert low / 5e12 == pytest.approx(stats.chi2.ppf(0.05, 10) / 10, rel=1e-5)
+    assert high / 5e12 == pytest.approx(stats.chi2.ppf(0.95, 10) / 10, rel=1e-5)
 
 
 def test_noncentral_f_limits_are_zero_when_f_is_small():
@@ -86,3 +111,34 @@ def test_dunnett_agrees_with_the_multivariate_t():
 def test_dunnett_is_between_no_correction_and_bonferroni():
     p = 1 - dunnett_cdf(2.4, 5, 10)
     assert t_two_sided_p(2.4, 10) < p < 5 * t_two_sided_p(2.4, 10)
+
+
+@pytest.mark.parametrize(
+    ("q", "n_means", "df"),
+    [(3.5, 6, 10), (3.5, 3, 2), (1.0, 2, 1), (8.0, 10, 5), (4.0, 16, 30), (3.3, 3, 2.4), (0.2, 3, 4), (40.0, 6, 2)],
+)
+def test_studentized_range_agrees_with_scipy(q, n_means, df):
+    # Two quadratures in double precision: ten digits leave room for either.
+    assert studentized_range_cdf(q, n_means, df) == pytest.approx(
+        stats.studentized_range.cdf(q, n_means, df), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("alpha", "n_means", "df", "critical"),
+    [(0.05, 3, 10, 3.88), (0.05, 6, 10, 4.91), (0.05, 4, 20, 3.96), (0.01, 5, 12, 5.84), (0.05, 10, 5, 6.99)],
+)
+def test_studentized_range_reproduces_the_published_table(alpha, n_means, df, critical):
+    """Upper points of the studentized range in any textbook, printed to two decimals."""
+    assert studentized_range_critical(alpha, n_means, df) == pytest.approx(critical, abs=0.0051)
+
+
+def test_studentized_range_of_two_means_is_students_t():
+    for df in (1, 7, 4000):
+        assert 1 - studentized_range_cdf(np.sqrt(2) * 1.9, 2, df) == pytest.approx(t_two_sided_p(1.9, df), abs=1e-12)
+    assert studentized_range_critical(0.05, 2, 7) == pytest.approx(np.sqrt(2) * t_quantile(0.975, 7), rel=1e-10)
+
+
+def test_critical_values_are_where_the_distribution_says():
+    assert studentized_range_cdf(studentized_range_critical(0.01, 5, 2.7), 5, 2.7) == pytest.approx(0.99, abs=1e-11)
+    assert dunnett_cdf(dunnett_critical(0.01, 4, 6), 4, 6) == pytest.approx(0.99, abs=1e-11)

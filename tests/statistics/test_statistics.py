@@ -27,6 +27,7 @@ from lmexp.statistics.contrasts import (
 from lmexp.statistics.distributions import dunnett_cdf, dunnett_critical, t_quantile
 from lmexp.statistics.effect_size import bias_correction, cohens_d, d_z, effect_sizes, hedges_g
 from lmexp.statistics.explained import explained_variation
+from lmexp.statistics.sign_flip import sign_flip_test
 
 MPG = [
     *(21, 21, 22.8, 21.4, 18.7, 18.1, 14.3, 24.4, 22.8, 19.2, 17.8, 16.4, 17.3, 15.2, 10.4, 10.4),
@@ -81,6 +82,19 @@ class TestBlockedAnova:
         assert found.f == pytest.approx(5.20065, abs=6e-6)
         assert found.epsilon == pytest.approx(0.69433, abs=6e-6)
         assert found.p_sphericity == pytest.approx(0.01670, abs=6e-6)
+
+    def test_prints_on_one_line_and_turns_into_a_row(self, values):
+        found = blocked_anova(values)
+        text = f"F(3, 6) = {found.f:.4g}, p = {found.p:.3g}; permutation p = {found.permutation.p:.3g} (all 576"
+        assert str(found).startswith(text)
+        assert str(found.eta2) in str(found)
+        assert "\n" not in str(found)
+        row = found.row()
+        assert (row["eta2"], row["omega2_low"], row["eta2_confidence"]) == (found.eta2.value, found.omega2.low, 0.9)
+        assert (row["permutation_p"], row["permutation_exact"], row["why"]) == (found.permutation.p, True, None)
+        undefined = blocked_anova(values[:, :1])
+        assert str(undefined) == "F undefined: fewer than 2 complete seeds"
+        assert undefined.row()["eta2_undefined"] == "fewer than 2 complete seeds"
 
     def test_sums_of_squares_add_up(self, values):
         found = blocked_anova(values)
@@ -164,6 +178,26 @@ class TestPermutation:
         found = permutation_test(values)
         assert found.p == 1 / found.n_arrangements == 1 / 24**2
 
+    def test_two_arms_are_the_sign_flip_test_on_their_differences(self):
+        values = np.random.default_rng(2).normal([[0.0], [0.8]], 1, (2, 7))
+        assert permutation_test(values) == sign_flip_test(values[1] - values[0])
+
+    def test_arrangements_that_tie_in_exact_arithmetic_tie_here(self):
+        """Decimal steps are not exact in binary; the same steps as whole numbers are. Both must count the same."""
+        steps = np.array([[1, 5, 2, 7], [3, 4, 6, 9], [8, 6, 7, 5]])
+        whole, decimal = permutation_test(steps.astype(float)), permutation_test(steps * 0.1 + 1e3)
+        assert whole == decimal
+        assert 1 / 216 < whole.p < 1
+
+    def test_one_seed_shows_nothing(self):
+        assert permutation_test(np.array([[1.0], [2.0], [5.0]])).p == 1.0
+
+    def test_prints(self, values):
+        assert str(permutation_test(values[:3])).endswith("(all 36 arrangements)")
+        assert str(permutation_test(np.random.default_rng(3).normal(size=(8, 5)))).endswith(
+            "(20,000 random arrangements)"
+        )
+
     def test_equal_arms_give_p_one(self):
         assert permutation_test(np.tile(np.array([1.0, 2.0, 5.0]), (3, 1))).p == 1.0
 
@@ -219,6 +253,17 @@ class TestContrasts:
             assert plain.shown == plain.alone == tested.alone
             assert tested.shown == tested.simultaneous != tested.alone
             assert plain.simultaneous is plain.t is plain.p is plain.p_adjusted is None
+
+    def test_differences_print_on_one_line_and_turn_into_rows(self, values):
+        fit = fit_blocks(values)
+        tested, plain = differences(fit, 1, 0.05)[0], plain_differences(fit, 1, 0.05)[0]
+        assert str(tested) == (
+            f"arm 0: {tested.simultaneous}, p = {tested.p:.3g}, adjusted p = {tested.p_adjusted:.3g}"
+        )
+        assert str(plain) == f"arm 0: {plain.alone}"
+        assert tested.row()["simultaneous_high"] == tested.simultaneous.high
+        assert tested.row()["p_adjusted"] == tested.p_adjusted
+        assert plain.row()["simultaneous"] is None
 
     def test_weights_that_do_not_cancel_seeds_are_refused(self, values):
         with pytest.raises(ValueError, match="sum to zero"):
