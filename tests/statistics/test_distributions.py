@@ -34,6 +34,13 @@ def test_noncentral_t_is_a_number_where_scipy_gives_nan():
     assert 0 <= noncentral_t_cdf(-4.303, 2, 8) < 1e-15
 
 
+@pytest.mark.parametrize("df", [1, 1.05, 1.5, 2.4, 9, 4000])
+def test_noncentral_t_without_noncentrality_is_students_t(df):
+    # The integral over the scale in double precision, whole degrees of freedom or not.
+    for t in (0.1, 2.0, 50.0):
+        assert noncentral_t_cdf(t, df, 0.0) == pytest.approx(stats.t.cdf(t, df), abs=1e-13)
+
+
 def test_noncentral_t_mirrors_and_falls_with_the_noncentrality():
     assert noncentral_t_cdf(1.7, 5, 0.8) == pytest.approx(1 - noncentral_t_cdf(-1.7, 5, -0.8), abs=1e-12)
     values = [noncentral_t_cdf(2.2, 3, delta) for delta in np.linspace(-5, 8, 40)]
@@ -134,7 +141,7 @@ def test_studentized_range_reproduces_the_published_table(alpha, n_means, df, cr
 
 
 def test_studentized_range_of_two_means_is_students_t():
-    for df in (1, 7, 4000):
+    for df in (1, 1.05, 1.5, 2.4, 7, 4000):  # degrees of freedom of Welch's kind need not be whole
         assert 1 - studentized_range_cdf(np.sqrt(2) * 1.9, 2, df) == pytest.approx(t_two_sided_p(1.9, df), abs=1e-12)
     assert studentized_range_critical(0.05, 2, 7) == pytest.approx(np.sqrt(2) * t_quantile(0.975, 7), rel=1e-10)
 
