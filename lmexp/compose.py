@@ -1,10 +1,12 @@
 """From what a user typed to frozen runs: Hydra composes, a plan supplies its part, errors become one sentence."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -26,6 +28,15 @@ def value_of(key: str, overrides: Sequence[str]) -> str | None:
     """Return the value that ``key=value`` gives, the last one if several do, or None."""
     values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
     return values[-1] if values else None
+
+
+def results_folder(overrides: Sequence[str]) -> Path:
+    """Return where runs write: ``paths.results=DIR``, or what the config says, without composing it."""
+    given = value_of("paths.results", overrides)
+    if given is not None:
+        return Path(given)
+    content = yaml.safe_load((installed_folder("conf") / f"{CONFIG_NAME}.yaml").read_text(encoding="utf-8"))
+    return Path(content["paths"]["results"])
 
 
 def cell_overrides(plan: Plan, arm: str, seed: int, user: Sequence[str]) -> list[str]:
@@ -76,6 +87,42 @@ def compose_run(overrides: Sequence[str]) -> FrozenRun:
     return replace(run, config=replace(config, lock_sha256=_followed_entry(plan, config)))
 
 
+def cell_configs(plan: Plan, arm: str, seeds: Sequence[int]) -> dict[int, RunConfig]:
+    """Compose an arm of a plan at each seed, from the plan as it is handed in and not as its file says by now.
+
+    Only what decides the result is in these configs: they belong to no plan.
+
+    Raises:
+        UserError: the arm does not compose.
+    """
+    first, last = (_compose([*plan.overrides(arm), f"seed={seed}"], []).config for seed in (seeds[0], seeds[-1]))
+    if replace(first, seed=last.seed) == last:  # nothing but the seed depends on the seed, so composing twice will do
+        return {seed: replace(first, seed=seed) for seed in seeds}
+    return {seed: _compose([*plan.overrides(arm), f"seed={seed}"], []).config for seed in seeds}
+
+
+def faulty_overrides(overrides: Sequence[str]) -> list[UserError]:
+    """Return what is wrong with each override that Hydra cannot apply, where composing would name only the first.
+
+    Keys of a group whose choice does not exist are passed over: nobody can tell whether the choice would have them.
+    """
+    kept: list[str] = []
+    errors: list[UserError] = []
+    missing: set[str] = set()
+    for item in overrides:
+        key = item.partition("=")[0].lstrip("+~")
+        if key.partition(".")[0] in missing:
+            continue
+        try:
+            with _hydra(), plain_errors():
+                compose(CONFIG_NAME, overrides=[*kept, item])
+            kept.append(item)
+        except UserError as error:
+            errors.append(error)
+            missing |= {key} if "." not in key else set()
+    return errors
+
+
 def _followed_entry(plan: Plan, config: RunConfig) -> str | None:
     """Return the hash of the lock's entry that a run follows; None when it follows none and is exploratory."""
     lock = read_lock(plan)
@@ -110,7 +157,13 @@ def _deviations(overrides: Sequence[str]) -> list[str]:
     own = overrides[len(plan.overrides(arm)) :]
     free = {*_NAMING_KEYS, *plan.free}
     foreign_seed = [item for item in own if item.startswith("seed=") and _seed_is_foreign(plan, checked_seed(item[5:]))]
-    return [item for item in own if item.partition("=")[0].lstrip("+") not in free] + foreign_seed
+    return [item for item in own if not _is_free(item.partition("=")[0].lstrip("+"), free)] + foreign_seed
+
+
+def _is_free(key: str, free: Collection[str]) -> bool:
+    """Tell whether a key, or a section that it lies in, is among those left free."""
+    parts = key.split(".")
+    return any(".".join(parts[:n]) in free for n in range(1, len(parts) + 1))
 
 
 @contextmanager

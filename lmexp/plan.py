@@ -24,7 +24,7 @@ NO_TEST = "none"
 OMNIBUS_TESTS = ("blocked_anova", "two_way_blocked", "permutation", "welch_anova", "one_way_anova", NO_TEST)
 CONTRASTS = ("dunnett_blocked", "tukey_blocked", "holm_blocked", "sign_flip_holm", "games_howell", NO_TEST)
 EFFECT_SIZES = ("cohens_d", "hedges_g", "d_z")
-WARM_UP_RULES = ("mser5", NO_TEST)
+WARM_UP_RULES = ("mser5", "change_point", NO_TEST)
 REPEAT_RULES = ("first", "refuse")
 
 
@@ -207,7 +207,7 @@ def parse_plan(path: Path) -> Plan:
         UserError: the file is not YAML, misses a field, has a field that nobody reads, or contradicts itself.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}. Mend that line.") from error
     return plan_of(content, path)
@@ -251,8 +251,12 @@ def plan_of(content: Any, path: Path) -> Plan:
 
 
 def canonical_json(content: object) -> str:
-    """Return JSON that is equal for equal content: comments, key order and layout of the YAML do not count."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    """Return JSON that is equal for equal content: comments, key order and layout of the YAML do not count.
+
+    Nor does a journey through a JSON file, which turns every key into text.
+    """
+    as_read_back = json.loads(json.dumps(content, default=str))
+    return json.dumps(as_read_back, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _crossed_arms(factors: Mapping[str, Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
@@ -355,6 +359,21 @@ def _check_choices(plan: Plan) -> None:
         )
     if plan.confirmation is not None and set(plan.confirmation.seeds) & set(plan.seeds):
         raise UserError(f"{plan.path}: confirmation.seeds must be fresh: none of them may be among design.seeds.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: people may read the first, YAML keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = (key_node.tag, str(key_node.value))
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 class _Fields:

@@ -1,86 +1,79 @@
-"""From (plan, rows) to everything that the report says: one pure function, :func:`analyse`."""
+"""From (plan, rows, lock) to everything that the report says: one pure function, :func:`analyse`."""
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from lmexp.analysis.answer import answer, winner_alone
-from lmexp.analysis.cells import Accounting, account, values
+from lmexp.analysis.cells import (
+    AS_PLANNED,
+    REGISTERED,
+    Accounting,
+    account,
+    by_population,
+    reported_population,
+    with_populations,
+)
+from lmexp.analysis.curves import Steps
+from lmexp.analysis.desk import AgainstControl, Desk, Summary, Table
 from lmexp.analysis.drift import Drift, drift_of
 from lmexp.analysis.measures import Measure, measure_of
-from lmexp.analysis.verdicts import Verdict, joint_reading, judge
-from lmexp.criteria import Term
+from lmexp.analysis.omnibus import Omnibus, omnibus
+from lmexp.analysis.speeds import Speeds, steady_speeds
+from lmexp.analysis.sweeps import Sweep, sweep_of
+from lmexp.analysis.verdicts import Verdict, deviated, exploratory, joint_reading, judge
+from lmexp.design import Reach, reaches
+from lmexp.lock import Entry, Lock
 from lmexp.plan import NO_TEST, Plan
-from lmexp.statistics.blocks import (
-    BlockedAnova,
-    Fit,
-    blocked_anova,
-    complete_seeds,
-    contrast,
-    fit_blocks,
-    mean_estimate,
-)
-from lmexp.statistics.contrasts import (
-    Difference,
-    differences,
-    interaction,
-    pairwise,
-    plain_differences,
-    ratio_of_means,
-    share,
-)
-from lmexp.statistics.effect_size import EffectSizes, effect_sizes
-from lmexp.statistics.estimates import TOO_FEW, Estimate, undefined
+from lmexp.stages import Choice
+from lmexp.statistics.blocks import contrast
+from lmexp.statistics.contrasts import pairwise
+from lmexp.statistics.equivalence import Equivalence, tost_contrast
+from lmexp.statistics.estimates import TOO_FEW, Estimate
 
 ENVIRONMENT = ("device", "chip", "blas", "mlx_version", "git_commit", "git_dirty")
 _ALWAYS_SHOWN = ("n_params", "tokens_per_second", "steps")
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One arm's values of one measure: their number, mean and standard deviation (n - 1), None where undefined."""
+class Exploration:
+    """Runs that no promise covers: estimates, with plain t intervals, and nothing that is tested or judged."""
 
-    values: tuple[float | None, ...]  # one per seed of the plan
-    n: int
-    mean: float | None
-    std: float | None
-    interval: Estimate
-
-
-@dataclass(frozen=True)
-class AgainstControl:
-    """One arm against the control in one measure."""
-
-    arm: str
+    title: str
+    accounting: Accounting
     measure: Measure
-    difference: Difference
-    effects: EffectSizes
-    paired: tuple[float, ...]  # arm - control, one per complete seed
-    relative: float | None  # difference / control
+    summaries: dict[str, Summary]
+    differences: dict[str, Estimate]  # from the control, on the scale of the analysis
 
 
 @dataclass(frozen=True)
 class Analysis:
     """All that the rows say about the plan. Every table, figure and sentence of the report is made from this."""
 
-    plan: Plan
+    plan: Plan  # what is judged: of a plan with a confirmation, the confirmation alone
+    source: Plan  # the plan as it is written
+    lock: Lock | None
     used: pd.DataFrame  # rows that count, indexed by (arm, seed)
     accounting: Accounting
     measures: tuple[Measure, ...]  # the primary first
     summaries: dict[str, dict[str, Summary]]  # measure -> arm
     complete: tuple[int, ...]  # seeds with the primary metric in every arm
-    anova: BlockedAnova | None
+    omnibus: Omnibus | None
     comparisons: dict[str, tuple[AgainstControl, ...]]  # measure -> every arm but the control
+    equivalences: dict[str, Equivalence]  # arm -> its difference from the control against the smallest of interest
     shares: dict[str, Estimate]  # arm -> share of the full improvement
     non_additivity: Estimate | None
+    reaches: tuple[Reach, ...]  # what the planned tests can find
+    blocked_error: float | None  # standard deviation of what is left when arm and seed are taken out
     verdicts: tuple[Verdict, ...]
     joint: str
     answer: str  # the best arm against the control and the runner-up, in words
     breach: str | None  # why the protocol was not met, None when it was
-    registered: bool
+    sweep: Sweep | None  # the first stage of a plan with a confirmation
+    speeds: Speeds | None  # how launches settled, for a plan with a warm-up rule
+    explorations: tuple[Exploration, ...]
     drift: Drift
     environment: dict[str, dict[str, int]]  # column -> value -> number of runs
     remarks: tuple[str, ...]
@@ -95,191 +88,204 @@ class Analysis:
         """The coverage of the intervals: 1 - alpha."""
         return 1 - self.plan.analysis.alpha
 
+    @property
+    def registered(self) -> bool:
+        """Whether the runs that count follow the plan's lock."""
+        return self.accounting.settings == REGISTERED
 
-def analyse(plan: Plan, runs: pd.DataFrame) -> Analysis:
+    @property
+    def amendments(self) -> tuple[Entry, ...]:
+        """The amendments that were made when runs of the plan existed."""
+        return self.lock.amended_after_data if self.lock and self.registered else ()
+
+
+def analyse(
+    plan: Plan, runs: pd.DataFrame, lock: Lock | None = None, steps: Steps | None = None, settings: str | None = None
+) -> Analysis:
     """Judge a plan by its runs.
 
     Args:
-        plan: the plan; its tests and criteria are the ones used, and nothing here can change them.
+        plan: the plan, as its lock promises it when there is one; its tests and criteria are the ones used, and nothing
+            here can change them.
         runs: rows of ``run.parquet``, one per launched run, whatever its status.
+        lock: the plan's lock. Without one, or for runs that do not follow it, there are estimates and no verdicts.
+        steps: log points by ``run_id``, or a function that loads them; needed by a plan with a warm-up rule.
+        settings: which population to report (see :mod:`lmexp.analysis.cells`); None chooses.
     """
-    accounting, used = account(plan, runs)
-    desk = _Desk(plan, used)
+    runs = with_populations(plan, runs, lock)
+    settings = settings or reported_population(runs)
+    stage = _stage(plan, runs, settings)
+    used, speeds = _with_steady_speeds(stage.plan, stage.used, steps)
+    desk = Desk(stage.plan, used)
+    primary = desk.table(stage.plan.primary.name)
+    breach = _breach(stage, primary)
+    verdicts = _verdicts(desk, breach, lock, settings)
     names = tuple(dict.fromkeys((*plan.metrics, *_ALWAYS_SHOWN)))
-    primary = desk.table(plan.primary.name)
-    breach = _breach(accounting, primary)
-    verdicts = tuple(judge(hypothesis, desk.estimate, breach) for hypothesis in plan.hypotheses)
-    drift = drift_of(used)
-    environment = _environment(used)
+    drift, environment = drift_of(used), _environment(used)
     return Analysis(
-        plan=plan,
+        plan=stage.plan,
+        source=plan,
+        lock=lock,
         used=used,
-        accounting=accounting,
-        measures=tuple(measure_of(plan, name) for name in names),
+        accounting=stage.accounting,
+        measures=tuple(measure_of(stage.plan, name) for name in names),
         summaries={name: desk.summaries(name) for name in names},
-        complete=tuple(np.array(plan.seeds)[primary.complete].tolist()),
-        anova=_omnibus(plan, primary),
+        complete=tuple(np.array(stage.plan.seeds)[primary.complete].tolist()),
+        omnibus=omnibus(stage.plan, primary.scaled) if primary.complete.any() else None,
         comparisons={name: desk.comparisons(name) for name in plan.metrics},
+        equivalences=_equivalences(desk, primary),
         shares=desk.shares(),
         non_additivity=desk.non_additivity(),
+        reaches=tuple(reaches(plan)),
+        blocked_error=primary.fit.error_variance and float(np.sqrt(primary.fit.error_variance)),
         verdicts=verdicts,
         joint=joint_reading(verdicts),
-        answer=desk.answer(),
+        answer=_answer(desk, primary),
         breach=breach,
-        registered=bool(len(used)) and bool((used["registered"] == True).all()),  # noqa: E712  # null is not registered
+        sweep=stage.sweep,
+        speeds=speeds,
+        explorations=_explorations(plan, runs, settings),
         drift=drift,
         environment=environment,
-        remarks=tuple(_remarks(plan, used, accounting, primary, environment, drift)),
+        remarks=tuple(_remarks(stage, used, primary, environment, drift, speeds)),
     )
 
 
-def _breach(accounting: Accounting, primary: "_Table") -> str | None:
+@dataclass(frozen=True)
+class _Stage:
+    """What is judged: the plan itself, or its confirmation with the arms that the sweep chose."""
+
+    plan: Plan
+    used: pd.DataFrame
+    accounting: Accounting
+    judged: Accounting  # of the runs that are judged: those of the confirmation alone
+    sweep: Sweep | None
+    choice: Choice | None
+
+
+def _stage(plan: Plan, runs: pd.DataFrame, settings: str) -> _Stage:
+    if plan.confirmation is None:
+        judged = replace(plan, arms={arm: plan.arms[arm] for arm in plan.judged_arms})
+        accounting, used = account(judged, runs, settings)
+        return _Stage(judged, used, accounting, accounting, None, None)
+    fresh = runs["seed"].isin(plan.confirmation.seeds)
+    whole = replace(plan, confirmation=None, exploratory=(), control=None, hypotheses=())
+    swept, sweep_rows = account(whole, runs[~fresh], settings)
+    sweep = sweep_of(plan, sweep_rows, runs[~fresh & (runs["population"] == settings)])
+    chosen = dict(sweep.choice.chosen)
+    arms = {name: plan.arms[chosen[name]] if name in chosen else () for name in plan.confirmation.competitions}
+    judged = replace(plan, arms=arms, seeds=plan.confirmation.seeds, confirmation=None, exploratory=(), factors={})
+    confirmed, used = account(judged, runs[fresh], settings, chosen)
+    both = Accounting(
+        swept.cells + confirmed.cells,
+        swept.left_out + confirmed.left_out,
+        swept.n_launched + confirmed.n_launched,
+        settings,
+    )
+    return _Stage(judged, used, both, confirmed, sweep, sweep.choice)
+
+
+def _with_steady_speeds(plan: Plan, used: pd.DataFrame, steps: Steps | None) -> tuple[pd.DataFrame, Speeds | None]:
+    """Replace the speeds of the rows by those of the settled part of each launch, where the plan has a rule for it."""
+    if plan.analysis.warm_up == NO_TEST or steps is None:
+        return used, None
+    speeds = steady_speeds(used, steps, plan.analysis.warm_up, 1 - plan.analysis.alpha)
+    return speeds.applied(used), speeds
+
+
+def _breach(stage: _Stage, primary: Table) -> str | None:
     """Say why the protocol was not met, if it was not."""
-    gaps = accounting.gaps
+    if stage.choice is not None and stage.choice.gaps:
+        return f"The confirmation has no arms to compare yet: {'; '.join(stage.choice.gaps)}."
+    gaps, cells = stage.judged.gaps, stage.judged.cells
     if gaps:
         named = ", ".join(map(str, gaps[:4])) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
-        has = "has" if len(gaps) == 1 else "have"
-        return f"{len(gaps)} of {len(accounting.cells)} cells {has} no result: {named}."
+        return f"{len(gaps)} of {len(cells)} cells {'has' if len(gaps) == 1 else 'have'} no result: {named}."
+    if mixed := _mixed_budgets(stage.used):
+        return mixed
     return f"There are {TOO_FEW}." if primary.complete.sum() < 2 else None
 
 
-def _omnibus(plan: Plan, primary: "_Table") -> BlockedAnova | None:
-    wanted = plan.analysis.omnibus != NO_TEST and len(plan.arms) > 1 and primary.complete.any()
-    return blocked_anova(primary.blocks) if wanted else None
+def _mixed_budgets(used: pd.DataFrame) -> str | None:
+    """Name an arm whose runs had different budgets: a plan may leave that key free, but a mean must not mix them."""
+    known = used["budget_seconds"].dropna() if "budget_seconds" in used else pd.Series(dtype=float)
+    for arm, seconds in known.groupby(level=0, sort=False) if len(known) else ():
+        if seconds.nunique() > 1:
+            different = ", ".join(f"{value:g} s" for value in sorted(set(seconds)))
+            return f"The runs of {arm} had different budgets: {different}."
+    return None
 
 
-class _Table:
-    """One measure of the runs that count: (arms, seeds), and the blocked fit of its complete seeds."""
+def _verdicts(desk: Desk, breach: str | None, lock: Lock | None, settings: str) -> tuple[Verdict, ...]:
+    found = tuple(judge(hypothesis, desk.estimate, breach) for hypothesis in desk.plan.hypotheses)
+    if settings != REGISTERED:
+        why = f"No verdict: these runs are exploratory ({settings}). Only runs that follow a locked plan are judged."
+        return tuple(exploratory(verdict, why) for verdict in found)
+    amended = lock.amended_after_data if lock else ()
+    if not amended:
+        return found
+    why = f"The plan was amended when {amended[0].runs_existed} of its runs existed ({amended[0].reason})."
+    return tuple(deviated(verdict, why) for verdict in found)
 
-    def __init__(self, array: np.ndarray):
-        self.array, self.complete = array, complete_seeds(array)
-        self.blocks = array[:, self.complete]
 
-    @cached_property
-    def fit(self) -> Fit:
-        return fit_blocks(self.blocks)
-
-
-class _Desk:
-    """Turns names of the plan into estimates; each measure is read and fitted once."""
-
-    def __init__(self, plan: Plan, used: pd.DataFrame):
-        self.plan, self.used, self.confidence = plan, used, 1 - plan.analysis.alpha
-        self.row = {arm: row for row, arm in enumerate(plan.arms)}
-        self._tables: dict[str, _Table] = {}
-
-    def table(self, metric: str) -> _Table:
-        if metric not in self._tables:
-            self._tables[metric] = _Table(values(self.plan, self.used, metric))
-        return self._tables[metric]
-
-    def summaries(self, metric: str) -> dict[str, Summary]:
-        return {arm: _summary(self.table(metric).array[row], self.confidence) for arm, row in self.row.items()}
-
-    def comparisons(self, metric: str) -> tuple[AgainstControl, ...]:
-        if self.plan.control is None or len(self.row) < 2:
-            return ()
-        table, control = self.table(metric), self.row[self.plan.control]
-        compare = plain_differences if self.plan.analysis.contrasts == NO_TEST else differences
-        found = compare(table.fit, control, self.plan.analysis.alpha)
-        return tuple(self._comparison(metric, difference, control) for difference in found)
-
-    def _comparison(self, metric: str, difference: Difference, control: int) -> AgainstControl:
-        blocks = self.table(metric).blocks
-        base = float(blocks[control].mean()) if blocks.size else 0.0
-        value = difference.alone.value
-        return AgainstControl(
-            arm=list(self.row)[difference.arm],
-            measure=measure_of(self.plan, metric),
-            difference=difference,
-            effects=effect_sizes(blocks[difference.arm], blocks[control], self.confidence),
-            paired=tuple((blocks[difference.arm] - blocks[control]).tolist()),
-            relative=value / base if value is not None and base else None,
+def _equivalences(desk: Desk, primary: Table) -> dict[str, Equivalence]:
+    """Compare every difference from the control with the smallest effect of interest (two one-sided tests)."""
+    plan = desk.plan
+    if plan.control is None or not plan.primary.sesoi or primary.measure.logarithmic or not primary.complete.any():
+        return {}
+    control = desk.row[plan.control]
+    others = [arm for arm in desk.row if arm != plan.control]
+    return {
+        arm: tost_contrast(
+            primary.fit, pairwise(len(desk.row), desk.row[arm], control), plan.primary.sesoi, plan.analysis.alpha
         )
-
-    def shares(self) -> dict[str, Estimate]:
-        return {arm: self.estimate(Term("share", (arm,), None)) for arm in self._single_changes()}
-
-    def non_additivity(self) -> Estimate | None:
-        if len(self._single_changes()) < 2:
-            return None
-        return self.estimate(Term("interaction", (), None))
-
-    def answer(self) -> str:
-        """Return what the lede says: see :mod:`lmexp.analysis.answer`."""
-        measure, control = measure_of(self.plan, self.plan.primary.name), self.plan.control
-        means = {arm: s.mean for arm, s in self.summaries(measure.name).items() if s.mean is not None}
-        others = [arm for arm in self.row if arm != control]
-        if control is None or not others:
-            return winner_alone(means, measure) if means else ""
-        single = self._single_changes()
-        full = self.plan.analysis.full if single else None
-        said = answer(self.estimate, measure, control, single or others, full)
-        complete = self.table(measure.name).complete
-        return said if complete.all() or not said else f"Over {complete.sum()} of {len(complete)} seeds: {said}"
-
-    def _single_changes(self) -> list[str]:
-        control, full = self.plan.control, self.plan.analysis.full
-        if control is None or full is None or control == full:
-            return []
-        return [arm for arm in self.row if arm not in (control, full)]
-
-    def estimate(self, term: Term) -> Estimate:
-        """Return the estimate that a criterion's term names, with its interval."""
-        metric = term.metric or self.plan.primary.name
-        table, rows = self.table(metric), [self.row[arm] for arm in term.arms]
-        if metric != self.plan.primary.name and not table.complete.all():
-            gaps = int(np.isnan(table.array).sum())
-            reason = f"{gaps} of {table.array.size} cells have no {metric}"
-            return undefined(reason, self.confidence, int(table.complete.sum()), term.name)
-        if term.name == "mean":
-            return mean_estimate(table.array[rows[0]], self.confidence)
-        if term.name == "diff":
-            return self._difference(table, rows[0], rows[1])
-        if term.name == "ratio":
-            return ratio_of_means(table.blocks[rows[0]], table.blocks[rows[1]], self.confidence)
-        return self._directed(term, table, rows, measure_of(self.plan, metric))
-
-    def _directed(self, term: Term, table: _Table, rows: list[int], measure: Measure) -> Estimate:
-        """Return an estimate that needs to know which way is better: improvement, share, interaction."""
-        control, full = self.row[str(self.plan.control)], self.row.get(str(self.plan.analysis.full), -1)
-        if measure.sign is None:
-            return undefined(f"neither direction of {measure.name} is better", self.confidence, 0, term.name)
-        if term.name == "improvement":
-            first, second = (control, rows[0]) if measure.sign > 0 else (rows[0], control)
-            return self._difference(table, first, second)
-        if term.name == "share":
-            return share(table.fit, rows[0], control, full, measure.sign, self.confidence)
-        parts = rows or [self.row[arm] for arm in self._single_changes()]
-        return interaction(table.fit, parts, control, full, measure.sign, self.confidence)
-
-    def _difference(self, table: _Table, first: int, second: int) -> Estimate:
-        """Return first - second: with the plan's simultaneous interval when one of them is the control."""
-        control = self.row.get(str(self.plan.control))
-        if control not in (first, second) or self.plan.analysis.contrasts == NO_TEST:
-            return contrast(table.fit, pairwise(len(self.row), first, second), self.confidence)
-        other = second if first == control else first
-        found = next(d for d in differences(table.fit, control, self.plan.analysis.alpha) if d.arm == other)
-        return found.shown if second == control else _negated(found.shown)
+        for arm in others
+    }
 
 
-def _negated(estimate: Estimate) -> Estimate:
-    turned = estimate.mapped(lambda value: -value)
-    low, high = turned.high, turned.low
-    return Estimate(
-        turned.value, low, high, estimate.confidence, estimate.n_seeds, estimate.df, estimate.method, estimate.undefined
+def _answer(desk: Desk, primary: Table) -> str:
+    """Return what the lede says: see :mod:`lmexp.analysis.answer`."""
+    measure, control = primary.measure, desk.plan.control
+    means = {arm: s.mean for arm, s in desk.summaries(measure.name).items() if s.mean is not None}
+    others = [arm for arm in desk.row if arm != control]
+    if control is None or not others:
+        return winner_alone(means, measure) if means else ""
+    single = desk.single_changes()
+    said = answer(desk.estimate, measure, control, single or others, desk.plan.analysis.full if single else None)
+    complete = primary.complete
+    return said if complete.all() or not said else f"Over {complete.sum()} of {len(complete)} seeds: {said}"
+
+
+def _explorations(plan: Plan, runs: pd.DataFrame, settings: str) -> tuple[Exploration, ...]:
+    """Describe every other population of runs, and the arms that the plan itself calls exploratory."""
+    found = []
+    swept = replace(
+        plan, confirmation=None, exploratory=(), control=plan.control if plan.control in plan.arms else None
     )
+    for title, rows in by_population(runs).items():
+        if title != settings:
+            found.append(_exploration(swept, title, rows, title))
+    if plan.exploratory and plan.confirmation is None:
+        ends = () if plan.control is None else (plan.control,)
+        part = replace(swept, arms={arm: plan.arms[arm] for arm in (*ends, *plan.exploratory)})
+        rows = runs[runs["arm"].isin(part.arms)]
+        found.append(_exploration(part, "Arms that the plan calls exploratory", rows, settings))
+    return tuple(found)
 
 
-def _summary(row: np.ndarray, confidence: float) -> Summary:
-    present = row[np.isfinite(row)]
-    return Summary(
-        values=tuple(float(value) if np.isfinite(value) else None for value in row),
-        n=len(present),
-        mean=float(present.mean()) if len(present) else None,
-        std=float(present.std(ddof=1)) if len(present) > 1 else None,
-        interval=mean_estimate(row, confidence),
-    )
+def _exploration(plan: Plan, title: str, rows: pd.DataFrame, settings: str) -> Exploration:
+    accounting, used = account(plan, rows, settings)
+    plan = replace(plan, arms={arm: plan.arms[arm] for arm in plan.arms if arm in used.index.get_level_values("arm")})
+    plan = replace(plan, control=plan.control if plan.control in plan.arms else None)
+    desk, metric = Desk(plan, used), plan.primary.name
+    differences = {}
+    if plan.control is not None:
+        table = desk.table(metric)
+        weights = {arm: pairwise(len(desk.row), desk.row[arm], desk.row[plan.control]) for arm in desk.row}
+        differences = {
+            arm: contrast(table.fit, each, desk.confidence) for arm, each in weights.items() if arm != plan.control
+        }
+    return Exploration(title, accounting, measure_of(plan, metric), desk.summaries(metric), differences)
 
 
 def _environment(used: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -290,36 +296,25 @@ def _environment(used: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def _remarks(
-    plan: Plan,
+    stage: _Stage,
     used: pd.DataFrame,
-    accounting: Accounting,
-    primary: _Table,
+    primary: Table,
     environment: dict[str, dict[str, int]],
     drift: Drift,
+    speeds: Speeds | None,
 ) -> list[str]:
     """Return what a careful reader should know before believing the numbers."""
-    remarks = []
-    if accounting.n_used and not accounting.as_planned:
-        remarks.append(f"These runs changed the plan's settings: {accounting.settings}.")
-    others = int((used["plan_sha256"].dropna() != plan.sha256).sum()) if "plan_sha256" in used else 0
-    if others:
-        remarks.append(f"{others} of {len(used)} runs were made under another version of this plan.")
+    accounting, remarks = stage.accounting, []
+    if accounting.n_used and accounting.settings not in (AS_PLANNED, REGISTERED):
+        remarks.append(f"These runs were not made as the plan says: {accounting.settings}.")
     if (~primary.complete).any() and accounting.n_used:
-        seeds = ", ".join(str(seed) for seed, whole in zip(plan.seeds, primary.complete, strict=True) if not whole)
+        seeds = ", ".join(
+            str(seed) for seed, whole in zip(stage.plan.seeds, primary.complete, strict=True) if not whole
+        )
         remarks.append(f"Seeds without a result in every arm are left out of every comparison: {seeds}.")
     slow = [drift.sentence] if drift.slow else []
-    return [*remarks, *_budgets(used), *slow, *_warnings(used), *_differing(environment, len(used))]
-
-
-def _budgets(used: pd.DataFrame) -> list[str]:
-    """Name arms whose runs had different budgets: the plan leaves that key free, and the means then mix them."""
-    known = used["budget_seconds"].dropna() if "budget_seconds" in used else pd.Series(dtype=float)
-    by_arm = {arm: sorted(set(seconds)) for arm, seconds in known.groupby(level=0, sort=False)} if len(known) else {}
-    return [
-        f"The runs of {arm!s} had different budgets: {', '.join(f'{value:g} s' for value in values)}."
-        for arm, values in by_arm.items()
-        if len(values) > 1
-    ]
+    unsettled = [speeds.remark] if speeds is not None and speeds.remark else []
+    return [*remarks, *slow, *unsettled, *_warnings(used), *_differing(environment, len(used))]
 
 
 def _warnings(used: pd.DataFrame) -> list[str]:

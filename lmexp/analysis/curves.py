@@ -43,7 +43,7 @@ def read_curves(used: pd.DataFrame, steps: Steps, metric: str) -> tuple[list[Cur
     """
     curves, without = [], []
     for arm, seed, run_id in used.reset_index()[["arm", "seed", "run_id"]].itertuples(index=False):
-        table = _load(steps, str(run_id))
+        table = load_steps(steps, str(run_id))
         points = table[["seconds", metric]].dropna() if table is not None and metric in table else None
         if points is None or points.empty:
             without.append(str(run_id))
@@ -52,7 +52,8 @@ def read_curves(used: pd.DataFrame, steps: Steps, metric: str) -> tuple[list[Cur
     return curves, without
 
 
-def _load(steps: Steps, run_id: str) -> pd.DataFrame | None:
+def load_steps(steps: Steps, run_id: str) -> pd.DataFrame | None:
+    """Return a run's log points, None when there are none to be had."""
     try:
         return steps(run_id) if callable(steps) else steps.get(run_id)
     except UserError:  # the caller names every run without a curve

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
-from lmexp.analysis.analyse import AgainstControl, Analysis
+from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.curves import Curve, gaps_to, mean_curve
+from lmexp.analysis.desk import AgainstControl
 from lmexp.analysis.drift import TOLERANCE
 from lmexp.analysis.pictures import (
     ACCENT,
@@ -59,7 +60,7 @@ def estimation_plot(analysis: Analysis) -> Picture | None:
         return _seeds_plot(analysis)
     caption = _estimation_caption(analysis, shown)
     alt = f"{primary.label} of each arm against {analysis.plan.control}. " + " ".join(
-        f"{c.arm}: {primary.signed(c.difference.alone.value)} {primary.unit}." for c in shown
+        f"{c.arm}: {primary.gap(c.difference.alone.value)} {primary.gap_unit}." for c in shown
     )
     return _picture("estimation", alt, caption, lambda width: _estimation(analysis, shown, width))
 
@@ -152,7 +153,7 @@ def _gaps(axes: Axes, analysis: Analysis, band: Sequence[AgainstControl]) -> Non
         if shown.low is not None and shown.high is not None:
             axes.plot([x, x], [shown.low, shown.high], color=own, linewidth=2.4)
         axes.plot([x], [shown.value or 0.0], "o", color=own, markersize=7.5)
-        text = analysis.primary.signed(shown.value)
+        text = analysis.primary.gap(shown.value)
         axes.annotate(text, (x, shown.value or 0.0), (9, 0), textcoords="offset points", va="center", fontsize=10)
 
 

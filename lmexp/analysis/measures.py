@@ -1,10 +1,11 @@
 """How the columns of a run's row are named, in which unit, which way is better, and how their values are written."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import floor, log10
+from dataclasses import dataclass, replace
+from math import exp, floor, log10
 
 from lmexp.plan import Plan
+from lmexp.results import SECONDS_PER_STEP_ALL_IN
 
 UNDEFINED = "undefined"
 _ROUNDING = 1e-12  # below this a number is rounding, not a small value
@@ -12,13 +13,19 @@ _ROUNDING = 1e-12  # below this a number is rounding, not a small value
 
 @dataclass(frozen=True)
 class Measure:
-    """A measured column. ``direction`` is ``lower``, ``higher`` or None when neither is better."""
+    """A measured column. ``direction`` is ``lower``, ``higher`` or None when neither is better.
+
+    A speed or a duration is ``logarithmic``: arms are compared by ratios, on the logarithms of their values. What is
+    counted rather than measured is ``exact``: equal values at every seed are knowledge, not a lack of spread.
+    """
 
     name: str
     label: str
     unit: str
     direction: str | None
     write: Callable[[float], str]
+    logarithmic: bool = False
+    exact: bool = False
 
     @property
     def sign(self) -> int | None:
@@ -36,6 +43,17 @@ class Measure:
         text = self.write(abs(value))
         zero = not text.strip("0.,")
         return text if zero else ("+" if value > 0 else "\N{MINUS SIGN}") + text
+
+    def gap(self, value: float | None) -> str:
+        """Return a difference on the scale of the analysis: signed, or a factor where that scale is logarithmic."""
+        if not self.logarithmic or value is None:
+            return self.signed(value)
+        return f"\N{MULTIPLICATION SIGN}\N{THIN SPACE}{number_text(exp(value), 3)}"
+
+    @property
+    def gap_unit(self) -> str:
+        """The unit of such a difference: a factor has none."""
+        return "" if self.logarithmic else self.unit
 
 
 def decimals(places: int, scale: float = 1.0) -> Callable[[float], str]:
@@ -64,18 +82,19 @@ _KNOWN = (
     Measure("test_bpb", "Test loss", "bits/byte", "lower", decimals(4)),
     Measure("train_loss_nats", "Training loss", "nats/token", "lower", decimals(4)),
     Measure("val_loss_nats", "Validation loss", "nats/token", "lower", decimals(4)),
-    Measure("n_params", "Parameters", "M", None, decimals(3, 1e-6)),
-    Measure("n_params_non_embedding", "Parameters without embeddings", "M", None, decimals(3, 1e-6)),
-    Measure("tokens_per_second", "Speed", "tokens/s", "higher", decimals(0)),
-    Measure("steps_per_second", "Speed", "steps/s", "higher", decimals(2)),
+    Measure("n_params", "Parameters", "M", None, decimals(3, 1e-6), exact=True),
+    Measure("n_params_non_embedding", "Parameters without embeddings", "M", None, decimals(3, 1e-6), exact=True),
+    Measure("tokens_per_second", "Speed", "tokens/s", "higher", decimals(0), logarithmic=True),
+    Measure("steps_per_second", "Speed", "steps/s", "higher", decimals(2), logarithmic=True),
     Measure("peak_memory_bytes", "Peak memory", "MiB", "lower", decimals(1, 2**-20)),
     Measure("steps", "Steps", "", None, decimals(0)),
     Measure("tokens", "Tokens", "M", None, decimals(2, 1e-6)),
     Measure("step_at_best", "Step of the best", "", None, decimals(0)),
-    Measure("train_seconds", "Training time", "s", None, decimals(1)),
-    Measure("compile_seconds", "Compile time", "s", "lower", decimals(1)),
-    Measure("time_to_first_step_seconds", "Time to the first step", "s", "lower", decimals(1)),
-    Measure("eval_seconds", "Evaluation time", "s", "lower", decimals(1)),
+    Measure("train_seconds", "Training time", "s", None, decimals(1), logarithmic=True),
+    Measure("compile_seconds", "Compile time", "s", "lower", decimals(1), logarithmic=True),
+    Measure("time_to_first_step_seconds", "Time to the first step", "s", "lower", decimals(1), logarithmic=True),
+    Measure(SECONDS_PER_STEP_ALL_IN, "Time per step, evaluation included", "s", "lower", decimals(4), logarithmic=True),
+    Measure("eval_seconds", "Evaluation time", "s", "lower", decimals(1), logarithmic=True),
 )
 _BY_NAME = {measure.name: measure for measure in _KNOWN}
 
@@ -86,7 +105,7 @@ def measure_of(plan: Plan, name: str) -> Measure:
     if name != plan.primary.name:
         return known
     write = known.write if plan.primary.unit == known.unit else significant
-    return Measure(name, known.label, plan.primary.unit, plan.primary.direction, write)
+    return replace(known, unit=plan.primary.unit, direction=plan.primary.direction, write=write)
 
 
 def p_text(p: float | None) -> str:

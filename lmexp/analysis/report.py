@@ -4,7 +4,6 @@ The same plan, rows and log points give the same bytes: no dates of writing, no 
 """
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lmexp.analysis import figures
-from lmexp.analysis.analyse import AgainstControl, Analysis, analyse
+from lmexp.analysis.analyse import Analysis, analyse
 from lmexp.analysis.cells import MISSING, OK
 from lmexp.analysis.curves import Steps, read_curves
+from lmexp.analysis.desk import AgainstControl
 from lmexp.analysis.measures import Measure, measure_of, number_text, p_text
+from lmexp.analysis.omnibus import p_is, sentence
 from lmexp.analysis.pictures import ARM_COLOURS, Picture
 from lmexp.analysis.strips import Scale, scale_of, verdict_strip, zero_strip
 from lmexp.analysis.tables import (
@@ -32,9 +33,9 @@ from lmexp.analysis.tables import (
 from lmexp.analysis.verdicts import Reading, Verdict
 from lmexp.criteria import Term
 from lmexp.files import write_text
+from lmexp.lock import Lock
 from lmexp.plan import NO_TEST, Plan
 from lmexp.results import STEP_SCHEMA, make_writable
-from lmexp.statistics.blocks import BlockedAnova
 from lmexp.statistics.estimates import Estimate
 
 __all__ = ["Report", "render", "terminal_tables", "verdicts_record", "write_report"]
@@ -59,8 +60,9 @@ def write_report(
     runs: pd.DataFrame,
     steps: Steps,
     folder: Path,
+    lock: Lock | None = None,
+    settings: str | None = None,
     notes: Sequence[str] = (),
-    overrides: Sequence[str] = (),
 ) -> Report:
     """Analyse a plan's runs and write ``report.html``, ``verdicts.json`` and the tables, each atomically.
 
@@ -69,16 +71,17 @@ def write_report(
         runs: rows of ``run.parquet``, one per launched run.
         steps: log points by ``run_id``, or a function that loads them and raises UserError when it cannot.
         folder: where to write; created when missing.
+        lock: the plan's lock; without one nothing is judged.
+        settings: which population of runs to report (:mod:`lmexp.analysis.cells`); None chooses.
         notes: sentences to show near the top, for instance about damaged files that were set aside.
-        overrides: what the runs were started with beyond the plan, for the commands that the report prints.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    analysis = analyse(plan, runs)
+    analysis = analyse(plan, runs, lock, steps, settings)
     make_writable(folder)
     files = {
-        "report.html": render(analysis, steps, notes, overrides),
+        "report.html": render(analysis, steps, notes),
         "verdicts.json": json.dumps(verdicts_record(analysis), indent=2, ensure_ascii=False) + "\n",
         "arms.csv": arms_table(analysis).to_csv(index=False, lineterminator="\n"),
         "contrasts.csv": contrasts_table(analysis).to_csv(index=False, lineterminator="\n"),
@@ -127,7 +130,7 @@ def _estimate_record(term: Term, estimate: Estimate) -> dict[str, Any]:
     return {"term": str(term), **vars(estimate)}
 
 
-def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
+def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = ()) -> str:
     """Return the report as one HTML page. Arguments as in :func:`write_report`."""
     environment = Environment(
         loader=PackageLoader("lmexp.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -164,7 +167,7 @@ def render(analysis: Analysis, steps: Steps, notes: Sequence[str] = (), override
         cells=_cell_rows(analysis),
         sums=_sums(analysis),
         environment=_environment_rows(analysis),
-        commands=_commands(analysis, overrides),
+        commands=_commands(analysis),
         pictures=pictures,
         arm_colours=ARM_COLOURS,
         confidence=f"{analysis.confidence:.0%}",
@@ -297,16 +300,16 @@ def _contrast_rows(analysis: Analysis) -> list[dict[str, Any]]:
 
 def _contrast_row(analysis: Analysis, found: AgainstControl, scale: Scale) -> dict[str, Any]:
     shown, measure, effects = found.difference.shown, found.measure, found.effects
-    interval = f"{measure.signed(shown.low)} to {measure.signed(shown.high)}" if shown.has_interval else "undefined"
+    interval = f"{measure.gap(shown.low)} to {measure.gap(shown.high)}" if shown.has_interval else "undefined"
     colour = _css_colour(analysis, found.arm)
-    alt = f"{found.arm}: difference {measure.signed(shown.value)}, interval {interval}"
+    alt = f"{found.arm}: difference {measure.gap(shown.value)}, interval {interval}"
     return {
         "arm": found.arm,
         "colour": colour,
         "n": shown.n_seeds,
         "has_interval": shown.has_interval,
         "has_effects": any(e.value is not None for e in (effects.hedges_g, effects.cohens_d, effects.d_z)),
-        "difference": measure.signed(shown.value),
+        "difference": measure.gap(shown.value),
         "relative": "" if found.relative is None else f"{found.relative:+.1%}".replace("-", "\N{MINUS SIGN}"),
         "interval": interval,
         "why": shown.undefined or "",
@@ -349,57 +352,43 @@ def _share_rows(analysis: Analysis) -> list[dict[str, str]]:
 
 
 def _anova_rows(analysis: Analysis) -> list[dict[str, str]]:
+    dash = "\N{EN DASH}"
     return [
         {
-            "source": str(row["source"]),
-            "ss": f"{row['sum_of_squares']:.4g}",
-            "df": str(row["df"]),
-            "ms": "undefined" if pd.isna(row["mean_square"]) else f"{row['mean_square']:.4g}",
+            "source": source.name,
+            "ss": dash if source.ss is None else f"{source.ss:.4g}",
+            "df": f"{source.df:g}",
+            "ms": dash if source.mean_square is None else f"{source.mean_square:.4g}",
+            "f": "" if source.f is None else f"{source.f:,.2f}",
+            "p": "" if source.f is None else p_text(source.p),
+            "eta2": "" if source.eta2 is None else interval_text(source.eta2, 3),
+            "omega2": "" if source.omega2 is None else interval_text(source.omega2, 3),
         }
-        for row in anova_table(analysis).to_dict("records")
+        for source in (analysis.omnibus.sources if analysis.omnibus else ())
     ]
 
 
 def _omnibus_sentence(analysis: Analysis) -> str:
     """Say in plain words what the omnibus test finds, and which arms differ from the control by the contrasts."""
-    found = analysis.anova
+    found, contrasts = analysis.omnibus, _contrasts_sentence(analysis)
     if found is None:
-        return _contrasts_sentence(analysis)
-    if found.f is None:
-        return f"Whether the arms differ at all cannot be tested: {found.why}."
-    differ = "finds that the arms differ" if (found.p or 0.0) < analysis.plan.analysis.alpha else "finds no difference"
-    text = f"The omnibus test, over all arms at once, {differ}: F({found.df_arms}, {found.df_error}) = {found.f:,.2f}, "
-    text += _p_is(found.p) + _permutation_clause(found)
-    sentence = f"{text}; n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{_counted(found.n_seeds, 'complete seed')}."
-    return f"{sentence} {_contrasts_sentence(analysis)}".rstrip()
-
-
-def _permutation_clause(found: BlockedAnova) -> str:
-    if found.permutation is None:
-        return ""
-    kind = "exact" if found.permutation.exact else "Monte Carlo"
-    count = f"{found.permutation.n_arrangements:,} arrangements"
-    return f"; {kind} permutation test over {count} {_p_is(found.permutation.p)}"
-
-
-def _p_is(p: float | None) -> str:
-    text = p_text(p)
-    return f"p {text if text.startswith('<') else '= ' + text}"
+        return contrasts
+    return f"{sentence(found, analysis.plan.analysis.alpha, len(analysis.complete))} {contrasts}".rstrip()
 
 
 def _contrasts_sentence(analysis: Analysis) -> str:
-    """Name the arms that Dunnett's test tells from the control, in the primary measure."""
+    """Name the arms that the plan's test tells from the control, in the primary measure."""
     alpha = analysis.plan.analysis.alpha
     found = [c for c in analysis.comparisons[analysis.primary.name] if c.difference.p_adjusted is not None]
     if not found:
         return ""
-    below = [f"{c.arm} ({_p_is(c.difference.p_adjusted)})" for c in found if (c.difference.p_adjusted or 0.0) < alpha]
+    below = [f"{c.arm} ({p_is(c.difference.p_adjusted)})" for c in found if (c.difference.p_adjusted or 0.0) < alpha]
     named = ", ".join(below) if below else "no arm"
     return f"Against {analysis.plan.control}, the adjusted p is below {alpha:g} for {named}."
 
 
 def _cell_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    cells = {(cell.arm, cell.seed): cell for cell in analysis.accounting.cells}
+    cells = {(cell.arm, cell.seed): cell for cell in analysis.accounting.cells}  # a confirmation's stand last
     return [
         {
             "arm": arm,
@@ -438,12 +427,11 @@ def _environment_rows(analysis: Analysis) -> list[tuple[str, str]]:
     return rows
 
 
-def _commands(analysis: Analysis, overrides: Sequence[str]) -> list[str]:
+def _commands(analysis: Analysis) -> list[str]:
     """Return the commands that make these runs and this report again."""
     if not len(analysis.used):
         return []
-    recorded = sorted({str(text) for text in analysis.used.get("overrides", pd.Series(dtype=str)).dropna() if text})
-    extra = [shlex.quote(item) for item in overrides] or recorded
+    extra = sorted({str(text) for text in analysis.used.get("overrides", pd.Series(dtype=str)).dropna() if text})
     name = analysis.plan.name
     verbs = (f"lmexp run -m experiment={name}", f"lmexp report {name}")
     return [_code_line(analysis), *(" ".join([verb, *extra]) for verb in verbs)]

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lmexp.analysis.analyse import AgainstControl, Analysis
+from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.cells import MISSING, OK
+from lmexp.analysis.desk import AgainstControl
 from lmexp.analysis.measures import number_text, p_text
 from lmexp.plan import NO_TEST
 from lmexp.statistics.estimates import Estimate
@@ -13,7 +14,14 @@ from lmexp.statistics.estimates import Estimate
 if TYPE_CHECKING:
     from rich.table import Table
 
-_STYLES = {"SUPPORTED": "bold green", "FALSIFIED": "bold red", "INCONCLUSIVE": "yellow", "INADMISSIBLE": "dim"}
+_STYLES = {
+    "SUPPORTED": "bold green",
+    "FALSIFIED": "bold red",
+    "INCONCLUSIVE": "yellow",
+    "INADMISSIBLE": "dim",
+    "DEVIATED": "magenta",
+    "EXPLORATORY": "dim",
+}
 
 
 def arms_table(analysis: Analysis) -> pd.DataFrame:
@@ -44,7 +52,7 @@ _ANOVA_COLUMNS = [
     *("source", "sum_of_squares", "df", "mean_square", "f", "p"),
     *(name + end for name in ("eta2", "omega2") for end in ("", "_low", "_high")),
 ]
-_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error", "superseded"]
+_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error"]
 
 
 def contrasts_table(analysis: Analysis) -> pd.DataFrame:
@@ -92,33 +100,32 @@ def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 
 def anova_table(analysis: Analysis) -> pd.DataFrame:
-    """Return the blocked analysis of variance, one row per source; empty when the plan asks for none."""
-    found = analysis.anova
-    if found is None:
-        return pd.DataFrame(columns=_ANOVA_COLUMNS)
-    sources = (
-        ("arms", found.ss_arms, found.df_arms),
-        ("seeds", found.ss_seeds, found.df_seeds),
-        ("error", found.ss_error, found.df_error),
-    )
-    rows: list[dict[str, Any]] = [
-        {"source": name, "sum_of_squares": ss, "df": df, "mean_square": ss / df if df else None}
-        for name, ss, df in sources
+    """Return the omnibus test, one row per source; empty when the plan asks for none."""
+    rows = [
+        {
+            "source": source.name,
+            "sum_of_squares": source.ss,
+            "df": source.df,
+            "mean_square": source.mean_square,
+            "f": source.f,
+            "p": source.p,
+            **_spread("eta2", source.eta2),
+            **_spread("omega2", source.omega2),
+        }
+        for source in (analysis.omnibus.sources if analysis.omnibus else ())
     ]
-    rows[0] |= {"f": found.f, "p": found.p, **_spread("eta2", found.eta2), **_spread("omega2", found.omega2)}
     return pd.DataFrame(rows, columns=_ANOVA_COLUMNS)
 
 
 def launched_table(analysis: Analysis) -> pd.DataFrame:
     """Return every launched run and every missing cell, with its state and the rule that left it out, if one did."""
     cells = [
-        (cell.arm, cell.seed, cell.state, cell.run_id, None, None, False)
+        (cell.arm, cell.seed, cell.state, cell.run_id, None, None)
         for cell in analysis.accounting.cells
         if cell.state in (OK, MISSING)
     ]
     left_out = [
-        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error, run.superseded)
-        for run in analysis.accounting.left_out
+        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error) for run in analysis.accounting.left_out
     ]
     return pd.DataFrame([*cells, *left_out], columns=_RUN_COLUMNS)
 
@@ -187,16 +194,17 @@ def _gap_table(analysis: Analysis) -> "Table":
 
     primary, table = analysis.primary, Table(box=None, pad_edge=False)
     tested = analysis.plan.analysis.contrasts != NO_TEST
-    gap = f"{primary.label} minus {analysis.plan.control}\n{primary.unit}"
+    against = "relative to" if primary.logarithmic else "minus"
+    gap = f"{primary.label} {against} {analysis.plan.control}\n{primary.gap_unit}"
     interval = ["Simultaneous interval", "Adjusted p"] if tested else ["Interval"]
     for heading in ("Arm", gap, *interval, "Hedges' g"):
         table.add_column(escape(heading), justify="left" if heading == "Arm" else "right")
     for found in analysis.comparisons[primary.name]:
         shown = found.difference.shown
-        limits = f"{primary.signed(shown.low)} to {primary.signed(shown.high)}" if shown.has_interval else "undefined"
+        limits = f"{primary.gap(shown.low)} to {primary.gap(shown.high)}" if shown.has_interval else "undefined"
         p = [p_text(found.difference.p_adjusted)] if tested else []
         effect = number_text(found.effects.hedges_g.value)
-        table.add_row(escape(found.arm), primary.signed(shown.value), limits, *p, effect)
+        table.add_row(escape(found.arm), primary.gap(shown.value), limits, *p, effect)
     return table
 
 

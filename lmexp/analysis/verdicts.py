@@ -7,13 +7,16 @@ undecided otherwise; ``and`` and ``or`` combine these three values as Kleene did
     FALSIFIED       what would falsify it holds, and what would support it does not
     INCONCLUSIVE    neither holds
     INADMISSIBLE    the protocol was not met: missing cells, too few seeds, an undefined estimate, criteria that clash
+    DEVIATED        the plan was amended when its runs could be seen; the reading stands beside it
+    EXPLORATORY     the runs do not follow a lock: estimates, and no verdict
 
 Beside it stands the bare-threshold reading of the point estimates: what one would have said without intervals.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, log10
+from typing import Any
 
 from lmexp.analysis.measures import number_text
 from lmexp.criteria import And, Comparison, Criterion, Term, parse, terms
@@ -21,6 +24,7 @@ from lmexp.plan import Hypothesis
 from lmexp.statistics.estimates import Estimate
 
 SUPPORTED, FALSIFIED, INCONCLUSIVE, INADMISSIBLE = "SUPPORTED", "FALSIFIED", "INCONCLUSIVE", "INADMISSIBLE"
+DEVIATED, EXPLORATORY = "DEVIATED", "EXPLORATORY"
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 _IS_UNDEFINED = " is undefined: "
 UNDEFINED = "undefined"  # of a whole criterion that names an estimate without an interval
@@ -41,12 +45,13 @@ class Reading:
 class Verdict:
     """A hypothesis judged. ``reason`` is one plain sentence; ``bare`` is the bare-threshold reading.
 
-    ``bare`` and the truths of the criteria are None when the protocol was not met: what the surviving runs would say
-    is not for reading.
+    ``reading`` is what the intervals say: the verdict itself, but for DEVIATED. It, ``bare`` and the truths of the
+    criteria are None when the protocol was not met or nothing was promised: then there is nothing to read.
     """
 
     hypothesis: Hypothesis
     verdict: str
+    reading: str | None
     reason: str
     bare: str | None
     support: str | None  # truth of supported_if
@@ -76,7 +81,7 @@ def judge(hypothesis: Hypothesis, estimator: Estimator, protocol_breach: str | N
     supporting, falsifying = (_readings(criterion, estimates) for criterion in (support, falsify))
     if protocol_breach:
         blank = (None, None, None)
-        return Verdict(hypothesis, INADMISSIBLE, protocol_breach, *blank, supporting, falsifying)
+        return Verdict(hypothesis, INADMISSIBLE, None, protocol_breach, *blank, supporting, falsifying)
     truths = [_whole_truth(criterion, estimates) for criterion in (support, falsify)]
     bare = _name(*(combined(criterion, estimates, bare_truth_of) for criterion in (support, falsify)))
     if any(estimate.value is None for estimate in estimates.values()):
@@ -84,7 +89,21 @@ def judge(hypothesis: Hypothesis, estimator: Estimator, protocol_breach: str | N
     gap = _undefined_estimate(estimates)
     verdict = INADMISSIBLE if gap else _name(*truths)
     reason = gap or _reason(verdict, support, falsify, estimates)
-    return Verdict(hypothesis, verdict, reason, bare, truths[0], truths[1], supporting, falsifying)
+    return Verdict(hypothesis, verdict, verdict, reason, bare, truths[0], truths[1], supporting, falsifying)
+
+
+def deviated(verdict: Verdict, why: str) -> Verdict:
+    """Return the verdict of a plan that was amended when its runs could be seen; what is inadmissible stays so."""
+    if verdict.verdict == INADMISSIBLE:
+        return verdict
+    reason = f"{why} Read as it now stands, the plan would say {verdict.reading}: {verdict.reason}"
+    return replace(verdict, verdict=DEVIATED, reason=reason)
+
+
+def exploratory(verdict: Verdict, why: str) -> Verdict:
+    """Return the place of a verdict where none can be given: the estimates stay, what they would say is not read."""
+    blank: dict[str, Any] = dict.fromkeys(("reading", "bare", "support", "falsification"))
+    return replace(verdict, verdict=EXPLORATORY, reason=why, **blank)
 
 
 def truth_of(comparison: Comparison, estimate: Estimate) -> str:
@@ -199,8 +218,11 @@ def joint_reading(verdicts: tuple[Verdict, ...]) -> str:
     """Say in one or two sentences which of the rival hypotheses survive."""
     if not verdicts:
         return "The plan states no hypothesis, so there is no verdict: the figures describe what happened."
+    if verdicts[0].verdict == EXPLORATORY:
+        return verdicts[0].reason
     named = {name: [v.hypothesis.id for v in verdicts if v.verdict == name] for name in (SUPPORTED, FALSIFIED)}
     unsettled = [v.hypothesis.id for v in verdicts if v.verdict == INCONCLUSIVE]
+    amended = [v.hypothesis.id for v in verdicts if v.verdict == DEVIATED]
     inadmissible = [v.hypothesis.id for v in verdicts if v.verdict == INADMISSIBLE]
     if len(inadmissible) == len(verdicts):
         causes = {verdict.reason.rpartition(_IS_UNDEFINED)[2] for verdict in verdicts}
@@ -209,10 +231,21 @@ def joint_reading(verdicts: tuple[Verdict, ...]) -> str:
         (named[SUPPORTED], "is supported", "are supported"),
         (named[FALSIFIED], "is falsified", "are falsified"),
         (unsettled, "stays undecided", "stay undecided"),
+        (amended, "was amended after runs existed", "were amended after runs existed"),
         (inadmissible, "cannot be judged", "cannot be judged"),
     ]
     said = [f"{_listed(ids)} {one if len(ids) == 1 else many}" for ids, one, many in clauses if ids]
-    return "; ".join(said) + "."
+    return "; ".join(said) + "." + _survivors(verdicts)
+
+
+def _survivors(verdicts: tuple[Verdict, ...]) -> str:
+    """Say which of several rivals survive, where every one of them was judged."""
+    if len(verdicts) < 2 or {v.verdict for v in verdicts} - {SUPPORTED, FALSIFIED, INCONCLUSIVE}:
+        return ""
+    left = [v.hypothesis.id for v in verdicts if v.verdict != FALSIFIED]
+    if len(left) == len(verdicts):
+        return " All of them survive."
+    return f" {_listed(left)} {'survives' if len(left) == 1 else 'survive'}." if left else " None survives."
 
 
 def _lowered(sentence: str) -> str:

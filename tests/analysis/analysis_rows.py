@@ -1,13 +1,18 @@
 """Generated plans and rows for the tests of the analysis room: seeded, of the store's shape, not results."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lmexp.plan import Analysis, Hypothesis, Metric, Plan
+from lmexp.analysis import Analysis, analyse
+from lmexp.lock import Lock, sealed
+from lmexp.plan import Analysis as PlannedAnalysis
+from lmexp.plan import Hypothesis, Metric, Plan
 from lmexp.results import RUN_SCHEMA, STEP_SCHEMA
 
+LOCK_SHA256 = "10c4ed" * 10 + "10c4"
 ARMS = ("baseline", "gqa", "swiglu", "rmsnorm", "rope", "llama")
 EFFECTS = {"baseline": 0.0, "gqa": -0.01, "swiglu": -0.05, "rmsnorm": -0.01, "rope": -0.12, "llama": -0.2}
 SPEED = {"baseline": 2400, "gqa": 2520, "swiglu": 2350, "rmsnorm": 2450, "rope": 2280, "llama": 2330}
@@ -36,7 +41,7 @@ def make_plan(**changes) -> Plan:
         "primary": Metric("val_bpb", "lower", "bits/byte", 0.01),
         "secondary": ("tokens_per_second", "peak_memory_bytes"),
         "hypotheses": HYPOTHESES,
-        "analysis": Analysis(0.05, "blocked_anova", "dunnett_blocked", "hedges_g", "llama"),
+        "analysis": PlannedAnalysis(0.05, "blocked_anova", "dunnett_blocked", "hedges_g", "llama"),
         "exploratory": (),
         "deviations": (),
         "factors": {},
@@ -47,6 +52,29 @@ def make_plan(**changes) -> Plan:
         "path": Path("experiments/gpt_to_llama/plan.yaml"),
     }
     return Plan(**{**fields, **changes})
+
+
+def make_lock(plan: Plan, *amendments: tuple[str, int]) -> Lock:
+    """A lock of this plan written before the made rows, and amendments (reason, runs that existed) after it."""
+    shared = {"plan": dict(plan.content), "cells": {}, "lmexp_version": "0.1.0", "git_commit": None}
+    first = sealed(kind="lock", at="2026-11-01T00:00:00+00:00", reason=None, runs_existed=0, previous=None, **shared)
+    entries = [replace(first, sha256=LOCK_SHA256)]
+    for reason, existed in amendments:
+        later = {"kind": "amendment", "at": "2026-11-01T01:00:00+00:00", "reason": reason, "runs_existed": existed}
+        entries.append(sealed(previous=entries[-1].sha256, **later, **shared))
+    return FixedLock(tuple(entries), plan.path.with_name("lock.json"))
+
+
+class FixedLock(Lock):
+    """A lock whose first hash is made up, so that rows can name it before the plan of a test is known."""
+
+    def faults(self) -> list[str]:
+        return []
+
+
+def analysed(plan: Plan, runs: pd.DataFrame, *amendments: tuple[str, int]) -> Analysis:
+    """The analysis of runs that follow the plan's lock."""
+    return analyse(plan, runs, make_lock(plan, *amendments))
 
 
 def make_runs(plan: Plan, noise: float = 0.008, seed: int = 7, slowing: float = 0.0) -> pd.DataFrame:
@@ -74,7 +102,9 @@ def _row(plan: Plan, arm: str, seed: int, order: int, bpb: float, speed: float, 
         "error": None,
         "overrides": "",
         "plan_sha256": plan.sha256,
-        "registered": False,
+        "registered": True,
+        "lock_sha256": LOCK_SHA256,
+        "config_sha256": f"{order:064x}",
         "git_commit": "c0ffee" * 6 + "c0ff",
         "git_dirty": False,
         "started_at": started.isoformat(),

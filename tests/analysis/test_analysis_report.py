@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from analysis_rows import make_plan, make_runs, make_steps, spoil, without
+from analysis_rows import analysed, make_plan, make_runs, make_steps, spoil, without
 
-from lmexp.analysis import analyse, figures, terminal_tables, write_report
+from lmexp.analysis import figures, terminal_tables, write_report
 from lmexp.analysis.curves import Curve, gaps_to, mean_curve, read_curves
 from lmexp.analysis.drift import drift_of
 from lmexp.analysis.measures import measure_of, number_text, p_text, significant
@@ -179,13 +179,13 @@ class TestGaps:
         runs = make_runs(PLAN)
         worse = spoil(runs, "rope", 1, "failed", "x")
         worse.loc[worse["status"] == "failed", "val_bpb"] = 99.0
-        summary = analyse(PLAN, worse).summaries["val_bpb"]["rope"]
+        summary = analysed(PLAN, worse).summaries["val_bpb"]["rope"]
         expected = runs[(runs["arm"] == "rope") & (runs["seed"] != 1)]["val_bpb"]
         assert (summary.n, summary.mean) == (2, pytest.approx(expected.mean()))
 
     def test_blocked_statistics_use_complete_seeds_and_say_so(self):
         runs = make_runs(PLAN)
-        analysis = analyse(PLAN, without(runs, "gqa", 2))
+        analysis = analysed(PLAN, without(runs, "gqa", 2))
         assert analysis.complete == (0, 1)
         assert analysis.anova.n_seeds == 2
         pair = runs[runs["seed"] != 2].pivot(index="seed", columns="arm", values="val_bpb")
@@ -218,7 +218,7 @@ class TestGaps:
         runs = make_runs(PLAN)
         assert "Not registered" not in report(tmp_path, runs=runs.assign(registered=True)).path.read_text("utf-8")
         mixed = runs.assign(registered=[True] * 17 + [None])
-        assert not analyse(PLAN, mixed).registered
+        assert not analysed(PLAN, mixed).registered
 
     def test_a_folder_that_cannot_be_written_is_a_clear_error(self, tmp_path):
         blocked = tmp_path / "file"
@@ -306,10 +306,10 @@ class TestTop:
     def test_budgets_that_differ_within_an_arm(self):
         runs = make_runs(PLAN)
         runs.loc[0, "budget_seconds"] = 10.0
-        assert "The runs of baseline had different budgets: 10 s, 300 s." in analyse(PLAN, runs).remarks
+        assert "The runs of baseline had different budgets: 10 s, 300 s." in analysed(PLAN, runs).remarks
         whole_arm = make_runs(PLAN)
         whole_arm["budget_seconds"] = whole_arm["budget_seconds"].mask(whole_arm["arm"] == "gqa", 60.0)
-        assert analyse(PLAN, whole_arm).remarks == ()
+        assert analysed(PLAN, whole_arm).remarks == ()
 
 
 class TestOmnibus:
@@ -333,7 +333,7 @@ class TestOmnibus:
             plan = make_plan(arms={f"arm{i}": () for i in range(8)}, control="arm0", hypotheses=(), analysis=NO_TESTS)
             runs = make_runs(plan, noise=0.05, seed=seed)
             runs["val_bpb"] -= np.where(runs["arm"] == "arm3", 0.12, 0.0)
-            analysis = analyse(plan, runs)
+            analysis = analysed(plan, runs)
             p = {c.arm: c.difference.p_adjusted for c in analysis.comparisons["val_bpb"]}
             if analysis.anova.p > 0.05 and p["arm3"] < 0.05:
                 break
@@ -430,12 +430,12 @@ def test_earlier_attempts_are_in_the_files(tmp_path):
 
 def test_the_pace_of_the_fastest_has_a_tick():
     for slowing in (0.0, 0.06, 0.1, 0.3, 0.7):
-        picture = figures.drift_plot(analyse(PLAN, make_runs(PLAN, slowing=slowing)))
+        picture = figures.drift_plot(analysed(PLAN, make_runs(PLAN, slowing=slowing)))
         assert ">100%<" in picture.wide, slowing
 
 
 def test_every_band_of_a_narrow_plot_names_its_axes():
-    picture = figures.estimation_plot(analyse(PLAN, make_runs(PLAN)))
+    picture = figures.estimation_plot(analysed(PLAN, make_runs(PLAN)))
     assert picture.wide.count("Difference from baseline, bits/byte<") == 1
     assert picture.narrow.count("Difference from baseline, bits/byte<") == 2
 
@@ -483,7 +483,7 @@ class TestCurves:
     @pytest.mark.parametrize("times", [([5.0], [5.0]), ([1, 2], [8, 9]), ([1, 2, 3], [2, 3, 4]), ([1, 9], [2, 3])])
     def test_curves_of_any_times_can_be_drawn(self, times):
         plan = make_plan(seeds=(0, 1), arms={"baseline": (), "gqa": ()}, hypotheses=(), analysis=NO_TESTS)
-        analysis = analyse(plan, make_runs(plan))
+        analysis = analysed(plan, make_runs(plan))
         curves = [
             self.curve(seed, times[seed], np.linspace(3, 2, len(times[seed])) + (arm == "gqa"), arm)
             for arm in plan.arms
@@ -495,7 +495,7 @@ class TestCurves:
 
     def test_points_without_an_evaluation_are_skipped(self):
         runs = make_runs(PLAN)
-        curves, lost = read_curves(analyse(PLAN, runs).used, make_steps(runs), "val_bpb")
+        curves, lost = read_curves(analysed(PLAN, runs).used, make_steps(runs), "val_bpb")
         assert lost == []
         assert len(curves) == 18
         assert all(len(curve.values) == 20 and np.isfinite(curve.values).all() for curve in curves)
@@ -503,7 +503,7 @@ class TestCurves:
     def test_many_curves_leave_out_the_thin_lines(self):
         plan = make_plan(seeds=tuple(range(40)), hypotheses=())
         runs = make_runs(plan)
-        analysis = analyse(plan, runs)
+        analysis = analysed(plan, runs)
         curves, _ = read_curves(analysis.used, make_steps(runs, 10, 5), "val_bpb")
         assert len(figures.loss_curves(analysis, curves, "Loss").wide) < 60_000
 
@@ -569,7 +569,7 @@ class TestWords:
 
 class TestStrips:
     def test_regions_lie_on_their_side_of_the_bound(self):
-        estimate = analyse(PLAN, make_runs(PLAN)).shares["gqa"]
+        estimate = analysed(PLAN, make_runs(PLAN)).shares["gqa"]
         above, below = parse("share(gqa) > 0.5"), parse("share(gqa) < 0.2")
         scale = scale_of([estimate], [0.5, 0.2])
         svg = verdict_strip(estimate, [above], [below], scale, "alt")
@@ -596,7 +596,7 @@ def test_terminal_tables_render_and_escape_markup(tmp_path):
 
     plan = make_plan(hypotheses=(Hypothesis("H1", "An [odd] claim", "share(gqa) > 0.5", "share(gqa) < 0.2"),))
     console = Console(width=160, record=True, file=(tmp_path / "out.txt").open("w"))
-    for table in terminal_tables(analyse(plan, make_runs(plan))):
+    for table in terminal_tables(analysed(plan, make_runs(plan))):
         console.print(table)
     text = console.export_text()
     assert "An [odd] claim" in text
@@ -606,7 +606,7 @@ def test_terminal_tables_render_and_escape_markup(tmp_path):
 
 
 def test_tables_are_frames_with_nulls_not_words():
-    analysis = analyse(PLAN, make_runs(PLAN).head(6))
+    analysis = analysed(PLAN, make_runs(PLAN).head(6))
     contrasts = contrasts_table(analysis)
     assert contrasts["difference"].notna().all()
     assert contrasts["low"].isna().all()

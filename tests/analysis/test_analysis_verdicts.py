@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from analysis_rows import make_plan, make_runs, spoil, without
+from analysis_rows import analysed, make_plan, make_runs, spoil, without
 
-from lmexp.analysis import analyse
 from lmexp.analysis.verdicts import (
     FAILS,
     FALSIFIED,
@@ -158,12 +157,14 @@ class TestJudge:
 class TestJointReading:
     def of(self, *named: tuple[str, str]) -> str:
         return joint_reading(
-            tuple(Verdict(Hypothesis(i, "", "", ""), v, f"Reason of {i}.", v, HOLDS, HOLDS, (), ()) for i, v in named)
+            tuple(
+                Verdict(Hypothesis(i, "", "", ""), v, v, f"Reason of {i}.", v, HOLDS, HOLDS, (), ()) for i, v in named
+            )
         )
 
     def test_who_survives(self):
         text = self.of(("H1", FALSIFIED), ("H2", SUPPORTED), ("H3", FALSIFIED), ("H4", INCONCLUSIVE))
-        assert text == "H2 is supported; H1 and H3 are falsified; H4 stays undecided."
+        assert text == "H2 is supported; H1 and H3 are falsified; H4 stays undecided. H2 and H4 survive."
 
     def test_nothing_can_be_judged(self):
         assert self.of(("H1", INADMISSIBLE)) == "No hypothesis can be judged: reason of H1."
@@ -180,7 +181,7 @@ def hypothesis(supported_if, falsified_if="mean(baseline) < 0"):
 
 def judged(supported_if, runs=None, **changes):
     plan = make_plan(hypotheses=hypothesis(supported_if), **changes)
-    return analyse(plan, make_runs(plan) if runs is None else runs).verdicts[0]
+    return analysed(plan, make_runs(plan) if runs is None else runs).verdicts[0]
 
 
 class TestOnRows:
@@ -220,12 +221,12 @@ class TestOnRows:
 
     def test_a_difference_from_the_control_has_the_plans_simultaneous_interval(self):
         plan = make_plan(hypotheses=hypothesis("diff(rope, baseline) < 0", "diff(rope, swiglu) > 0"))
-        analysis = analyse(plan, make_runs(plan))
+        analysis = analysed(plan, make_runs(plan))
         rope = next(c for c in analysis.comparisons["val_bpb"] if c.arm == "rope")
         first, second = analysis.verdicts[0].estimates.values()
         assert first == rope.difference.simultaneous
         assert second.method == "blocked t"
-        turned = analyse(make_plan(hypotheses=hypothesis("diff(baseline, rope) > 0")), make_runs(plan))
+        turned = analysed(make_plan(hypotheses=hypothesis("diff(baseline, rope) > 0")), make_runs(plan))
         mirrored = next(iter(turned.verdicts[0].estimates.values()))
         assert (mirrored.low, mirrored.high) == (-first.high, -first.low)
 
@@ -240,7 +241,7 @@ class TestOnRows:
 
     def test_one_seed_is_too_few(self):
         plan = make_plan(seeds=(0,), hypotheses=hypothesis("diff(rope, baseline) < 0"))
-        found = analyse(plan, make_runs(plan)).verdicts[0]
+        found = analysed(plan, make_runs(plan)).verdicts[0]
         assert (found.verdict, found.bare) == (INADMISSIBLE, None)
         assert found.reason == "There are fewer than 2 complete seeds."
 
@@ -248,21 +249,21 @@ class TestOnRows:
         plan = make_plan(analysis=Analysis(0.10, "blocked_anova", "dunnett_blocked", "hedges_g", "llama"))
         terms = "mean(rope) < 9 and diff(rope, gqa) < 9 and ratio(rope, gqa) < 9 and improvement(rope) < 9"
         plan = replace(plan, hypotheses=hypothesis(f"{terms} and share(rope) < 9 and interaction() < 9"))
-        analysis = analyse(plan, make_runs(plan))
+        analysis = analysed(plan, make_runs(plan))
         found = analysis.comparisons["val_bpb"][0]
         shown = [found.difference.alone, found.difference.simultaneous, found.effects.cohens_d, found.effects.d_z]
         estimates = [*analysis.verdicts[0].estimates.values(), *shown, *analysis.shares.values()]
         assert {estimate.confidence for estimate in estimates} == {0.9} == {analysis.confidence}
-        wider = analyse(make_plan(), make_runs(plan)).comparisons["val_bpb"][0].difference.simultaneous
+        wider = analysed(make_plan(), make_runs(plan)).comparisons["val_bpb"][0].difference.simultaneous
         assert wider.low < found.difference.simultaneous.low
 
     def test_two_seeds_are_enough_to_judge(self):
         plan = make_plan(seeds=(0, 1), hypotheses=hypothesis("diff(llama, baseline) < 0"))
-        assert analyse(plan, make_runs(plan)).verdicts[0].verdict == SUPPORTED
+        assert analysed(plan, make_runs(plan)).verdicts[0].verdict == SUPPORTED
 
     def test_noise_makes_the_full_improvement_unclear(self):
         plan = make_plan()
-        verdicts = analyse(plan, make_runs(plan, noise=0.12)).verdicts
+        verdicts = analysed(plan, make_runs(plan, noise=0.12)).verdicts
         assert {verdict.verdict for verdict in verdicts} == {INADMISSIBLE}
         assert "the full improvement is not clearly above zero" in verdicts[0].reason
 
@@ -279,9 +280,9 @@ class TestOnRows:
 
     def test_the_worked_example(self):
         plan = make_plan()
-        analysis = analyse(plan, make_runs(plan))
+        analysis = analysed(plan, make_runs(plan))
         assert [verdict.verdict for verdict in analysis.verdicts] == [FALSIFIED, INCONCLUSIVE, FALSIFIED, FALSIFIED]
-        assert analysis.joint == "H1, H3 and H4 are falsified; H2 stays undecided."
+        assert analysis.joint == "H1, H3 and H4 are falsified; H2 stays undecided. H2 survives."
 
     def test_criteria_are_parsed_before_anything_is_computed(self):
         with pytest.raises(UserError, match="expected a number"):
@@ -296,7 +297,7 @@ class TestAnswer:
         runs = make_runs(plan)
         for arm, shift in (effects or {}).items():
             runs["val_bpb"] += np.where(runs["arm"] == arm, shift, 0.0)
-        return analyse(plan, runs)
+        return analysed(plan, runs)
 
     def test_it_names_the_best_single_change_its_difference_and_the_runner_up(self):
         analysis = self.of()
@@ -332,7 +333,7 @@ class TestAnswer:
 
     def test_higher_is_better_turns_the_order(self):
         plan = make_plan(primary=Metric("val_bpb", "higher", "points", None))
-        assert analyse(plan, make_runs(plan)).answer.startswith("Of the single changes, none improves")
+        assert analysed(plan, make_runs(plan)).answer.startswith("Of the single changes, none improves")
 
     def test_one_seed_has_differences_and_no_intervals(self):
         answer = self.of(seeds=(0,)).answer
@@ -342,8 +343,8 @@ class TestAnswer:
 
     def test_missing_seeds_are_said(self):
         plan = make_plan()
-        assert analyse(plan, without(make_runs(plan), "gqa", 2)).answer.startswith("Over 2 of 3 seeds: Of the single")
-        assert analyse(plan, make_runs(plan).head(0)).answer == ""
+        assert analysed(plan, without(make_runs(plan), "gqa", 2)).answer.startswith("Over 2 of 3 seeds: Of the single")
+        assert analysed(plan, make_runs(plan).head(0)).answer == ""
 
     def test_without_a_control_the_best_or_only_arm_is_named(self):
         plain = {"control": None, "hypotheses": (), "analysis": Analysis(0.05, "none", "none", "d_z", None)}
