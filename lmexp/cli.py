@@ -12,6 +12,20 @@ from lmexp.errors import UserError
 from lmexp.signals import take_stops_as_interrupts
 
 _RUN_HELP = "train one model, or sweep many with -m (a Hydra application: lmexp run --help)"
+_WITNESSES = """\
+The times in lock.json come from this machine's clock, which proves nothing to others. What does:
+
+  a git commit       git add experiments/NAME && git commit, and push it somewhere that others can see
+  a signed tag       git tag -s NAME-locked && git push --tags
+  a time stamp       an authority's signed word (RFC 3161) on the hash that `lmexp plan lock` prints:
+                       openssl ts -query -sha256 -cert -digest HASH -out lock.tsq
+                       curl -H 'Content-Type: application/timestamp-query' --data-binary @lock.tsq URL > lock.json.tsr
+                     with URL that of an authority you and your readers trust; lay the answer beside lock.json, and the
+                     authority's certificates there too, as lock.json.tsr.pem
+  the digest         `lmexp plan verify` prints one hash over all runs that count; send it to someone
+
+`lmexp plan verify NAME` shows and checks the first three.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lmexp {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=_Parser)
     verbs.add_parser("run", help=_RUN_HELP, add_help=False)
-    plan = verbs.add_parser("plan", help="list the plans, or show one").add_subparsers(metavar="ACTION", required=True)
-    plan.add_parser("list", help="every plan and its question").set_defaults(command=_plan_list)
-    _with_plan(plan.add_parser("show", help="one plan: design, hypotheses, tests"), _plan_show, overrides=False)
+    _add_plan(verbs.add_parser("plan", help="list, show, lock, amend or verify plans"))
     _with_plan(verbs.add_parser("status", help="each cell of a plan: done, failed, running or missing"), _status)
     _with_plan(verbs.add_parser("report", help="report.html, verdicts.json and tables of a plan"), _report)
     _add_generate(verbs.add_parser("generate", help="sample from a finished run"))
@@ -70,15 +82,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _with_plan(parser: argparse.ArgumentParser, command: Callable[[Any], int], overrides: bool = True) -> None:
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("list", help="every plan, whether it is locked, its question").set_defaults(command=_plan_list)
+    _with_plan(
+        actions.add_parser("show", help="one plan: its file, what its tests can find, its lock, what it lacks for one"),
+        _plan_show,
+        overrides=False,
+    )
+    lock = actions.add_parser(
+        "lock",
+        help="write down a plan and the config of every cell, before the runs that are to count",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_WITNESSES,
+    )
+    _with_plan(lock, _plan_lock, results_only=True)
+    amend = actions.add_parser("amend", help="write down a change to a locked plan, and why")
+    amend.add_argument("--reason", required=True, metavar="TEXT", help="why, in words that others can read")
+    _with_plan(amend, _plan_amend, results_only=True)
+    verify = actions.add_parser("verify", help="recompute all that a lock promises; exit code 1 when anything is wrong")
+    _with_plan(verify, _plan_verify, results_only=True)
+
+
+def _with_plan(
+    parser: argparse.ArgumentParser,
+    command: Callable[[Any], int],
+    overrides: bool = True,
+    results_only: bool = False,
+) -> None:
     parser.add_argument("name", metavar="NAME", help="a plan (lmexp plan list)")
-    if overrides:
-        parser.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="KEY=VALUE",
-            help="the overrides that the runs were started with, such as budget.seconds=10 or paths.results=DIR",
-        )
+    runs = "the overrides that the runs were started with, such as budget.seconds=10 or paths.results=DIR"
+    if results_only:
+        parser.add_argument("overrides", nargs="*", metavar="paths.results=DIR", help="where the runs are (results)")
+    elif overrides:
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=runs)
     parser.set_defaults(command=command)
 
 
@@ -94,20 +131,42 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan_list(parsed: argparse.Namespace) -> int:
+    from lmexp.lock import state
     from lmexp.plan import find_plans, parse_plan
 
     for name, path in sorted(find_plans().items()):
-        plan = parse_plan(path)
-        print(f"{name:<16} {len(plan.arms)} arms x {len(plan.seeds)} seeds   {plan.question}")
+        try:
+            plan = parse_plan(path)
+        except UserError as error:  # the other plans are still worth listing
+            print(f"{name:<17} cannot be read: {error}")
+            continue
+        size = f"{len(plan.arms)} arms x {len(plan.seeds)} seeds"
+        print(f"{name:<17} {size:<18} {state(plan):<13} {plan.question}")
     return 0
 
 
 def _plan_show(parsed: argparse.Namespace) -> int:
-    from lmexp.plan import read_plan
+    from lmexp.preregister import show_plan
 
-    plan = read_plan(parsed.name)
-    print(f"# {plan.path}\n# sha256 {plan.sha256}\n\n{plan.path.read_text(encoding='utf-8')}", end="")
-    return 0
+    return show_plan(parsed.name)
+
+
+def _plan_lock(parsed: argparse.Namespace) -> int:
+    from lmexp.preregister import lock_plan
+
+    return lock_plan(parsed.name, parsed.overrides)
+
+
+def _plan_amend(parsed: argparse.Namespace) -> int:
+    from lmexp.preregister import amend_plan
+
+    return amend_plan(parsed.name, parsed.reason, parsed.overrides)
+
+
+def _plan_verify(parsed: argparse.Namespace) -> int:
+    from lmexp.verify import print_verification
+
+    return print_verification(parsed.name, parsed.overrides)
 
 
 def _status(parsed: argparse.Namespace) -> int:

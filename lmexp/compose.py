@@ -17,7 +17,7 @@ from lmexp.config import ADHOC, FrozenRun, RunConfig, checked_seed, freeze
 from lmexp.errors import UserError, unknown
 from lmexp.files import installed_folder
 from lmexp.lock import cell_key, read_lock
-from lmexp.plan import Plan, read_plan
+from lmexp.plan import Plan, cells, confirmation_cells, read_plan
 
 CONFIG_NAME = "config"
 # Keys that name a cell or a place rather than change what is computed: overriding them is no deviation from a plan.
@@ -99,6 +99,25 @@ def cell_configs(plan: Plan, arm: str, seeds: Sequence[int]) -> dict[int, RunCon
     if replace(first, seed=last.seed) == last:  # nothing but the seed depends on the seed, so composing twice will do
         return {seed: replace(first, seed=seed) for seed in seeds}
     return {seed: _compose([*plan.overrides(arm), f"seed={seed}"], []).config for seed in seeds}
+
+
+def frozen_cells(plan: Plan) -> tuple[dict[str, RunConfig], dict[str, UserError]]:
+    """Freeze every cell that a plan can come to need.
+
+    Returns:
+        The config of each cell (:func:`lmexp.lock.cell_key`), and the error of each arm that does not compose.
+    """
+    seeds: dict[str, list[int]] = {}
+    for cell in (*cells(plan), *confirmation_cells(plan)):
+        seeds.setdefault(cell.arm, []).append(cell.seed)
+    configs: dict[str, RunConfig] = {}
+    errors: dict[str, UserError] = {}
+    for arm, needed in seeds.items():
+        try:
+            configs |= {cell_key(arm, seed): config for seed, config in cell_configs(plan, arm, needed).items()}
+        except UserError as error:
+            errors[arm] = error
+    return configs, errors
 
 
 def faulty_overrides(overrides: Sequence[str]) -> list[UserError]:

@@ -77,8 +77,12 @@ class RunConfig:
         deciding["data"].pop("path")
         deciding |= {"seed": self.seed, "data_fingerprint": self.data_fingerprint}
         for key in keys:
-            section, _, name = key.partition(".")
-            (deciding[section] if name and section in deciding else deciding).pop(name or section, None)
+            *sections, name = key.split(".")
+            node: Any = deciding
+            for section in sections:
+                node = node.get(section) if isinstance(node, dict) else None
+            if isinstance(node, dict):
+                node.pop(name, None)
         return hashlib.sha256(canonical_json(deciding).encode()).hexdigest()
 
     @property

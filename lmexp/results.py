@@ -132,8 +132,13 @@ def finish(folder: Path, marker: str) -> None:
 
     The marker is what ``sha256sum`` writes, so that ``sha256sum --check DONE`` tells whether a file was edited.
     """
+    write_text(folder / marker, seal(folder))
+
+
+def seal(folder: Path) -> str:
+    """Return what a run's marker should say of the files as they are now: their hashes, as ``sha256sum`` writes them."""
     sealed = [path for name in SEALED_FILES if (path := folder / name).exists()]
-    write_text(folder / marker, "".join(f"{file_sha256(path)}  {path.name}\n" for path in sealed))
+    return "".join(f"{file_sha256(path)}  {path.name}\n" for path in sealed)
 
 
 def file_sha256(path: Path) -> str:
@@ -219,7 +224,7 @@ def set_attempt_aside(folder: Path) -> None:
         return
     attempts = folder / "attempts"
     attempts.mkdir(exist_ok=True)
-    aside = attempts / str(1 + len(list(attempts.iterdir())))
+    aside = attempts / str(1 + max((int(path.name) for path in _attempts(folder)), default=0))
     aside.mkdir()
     for path in left:
         path.rename(aside / path.name)
@@ -230,22 +235,41 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob(f"*/{RUN_FILE}"))
 
 
-def read_row(folder: Path) -> dict[str, Any] | None:
+def launched_folders(root: Path) -> list[Path]:
+    """Return the folder of every run that was launched under ``root``, rows or none; each one's attempts come first."""
+    folders = [path for path in sorted(root.glob("*")) if path.is_dir()]
+    everything = [place for folder in folders for place in (*_attempts(folder), folder)]
+    return [place for place in everything if any((place / name).exists() for name in (*SEALED_FILES, DONE, FAILED))]
+
+
+def read_row(folder: Path, look_only: bool = False) -> dict[str, Any] | None:
     """Read one run's row; None when its file is missing or damaged.
 
-    A damaged file is renamed to ``run.parquet.damaged``: kept, out of the way, and the cell runs again.
+    A damaged file is renamed to ``run.parquet.damaged``: kept, out of the way, and the cell runs again. ``look_only``
+    leaves it where it is.
 
     Raises:
         UserError: the file cannot be read for another reason, such as its permissions.
     """
-    table = _read(folder / RUN_FILE, RUN_SCHEMA)
+    table = _read(folder / RUN_FILE, RUN_SCHEMA, look_only)
     if table is not None and table.num_rows != 1:
-        _set_aside(folder / RUN_FILE)
+        if not look_only:
+            _set_aside(folder / RUN_FILE)
         return None
     return None if table is None else table.to_pylist()[0]
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table | None:
+def read_points(folder: Path) -> list[dict[str, Any]] | None:
+    """Read one run's log points without pandas, and leave the file where it is; None when missing or damaged.
+
+    Raises:
+        UserError: the file cannot be read for another reason, such as its permissions.
+    """
+    table = _read(folder / STEPS_FILE, STEP_SCHEMA, look_only=True)
+    return None if table is None else table.to_pylist()
+
+
+def _read(path: Path, schema: pa.Schema, look_only: bool = False) -> pa.Table | None:
     """Read a table; set it aside and return None when it is damaged."""
     if not path.exists():
         return None
@@ -254,7 +278,8 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table | None:
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # the system's word, not the parser's: the file itself may be whole
             raise UserError(f"Cannot read {path} ({error}); mend its permissions, or move it away.") from error
-        _set_aside(path)
+        if not look_only:
+            _set_aside(path)
         return None
 
 
@@ -293,7 +318,8 @@ def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
 
 
 def _attempts(folder: Path) -> list[Path]:
-    return sorted((folder / "attempts").glob("*"), key=lambda path: int(path.name))
+    numbered = [path for path in (folder / "attempts").glob("*") if path.name.isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
 def read_steps(folder: Path) -> "pd.DataFrame":

@@ -7,16 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lmexp import results
 from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
 from lmexp.config import ADHOC, FrozenRun, checked_seed, to_mapping
 from lmexp.display import SweepDisplay
+from lmexp.evidence import counted_rows
 from lmexp.files import write_text
+from lmexp.lock import read_lock
 from lmexp.plan import Plan, cells, check_measured, confirmation_cells, read_plan
 from lmexp.results import make_writable
 from lmexp.stages import DIVERGED, choose
@@ -137,31 +138,39 @@ def _is_confirmation(run: FrozenRun) -> bool:
 def chosen_runs(runs: Sequence[FrozenRun]) -> list[FrozenRun]:
     """Return the runs of a confirmation that the finished sweep of their plan calls for; none before it is finished."""
     fresh = [run for run in runs if _is_confirmation(run)]
-    chosen: dict[tuple[Path, tuple[str, ...]], set[str]] = {}
+    chosen: dict[tuple[object, ...], set[str]] = {}
     for run in fresh:
-        group = (run.folder.parent, run.config.overrides)
-        if group not in chosen:
+        if _population(run) not in chosen:
             plan = read_plan(run.config.experiment)
-            chosen[group] = set(choose(plan, _rows_beside(run)).chosen.values())
-    return [run for run in fresh if run.config.arm in chosen[run.folder.parent, run.config.overrides]]
+            chosen[_population(run)] = set(choose(plan, _rows_beside(run)).chosen.values())
+    return [run for run in fresh if run.config.arm in chosen[_population(run)]]
 
 
-def _rows_beside(run: FrozenRun) -> list[dict[str, Any]]:
-    """Return the rows of the sweep that this run confirms: same plan, same overrides, registered like it.
+def _population(run: FrozenRun) -> tuple[object, ...]:
+    """Return what runs have in common that belong together: where they lie, and how they stand to their plan."""
+    return run.folder.parent, run.config.overrides, run.config.lock_sha256
 
-    Of two runs of one cell the last in the list counts: the first that started, or the latest while nothing is locked.
+
+def _rows_beside(run: FrozenRun) -> list[Mapping[str, Any]]:
+    """Return the rows of the sweep that this run confirms: those that count under its lock, or its exploratory like.
+
+    Of two exploratory runs of one cell the last in the list counts, which is the latest.
     """
-    config, rows = run.config, [results.read_row(folder) for folder in results.run_folders(run.folder.parent)]
+    config, root = run.config, run.folder.parent
+    lock = None if config.lock_sha256 is None else read_lock(read_plan(config.experiment))
+    if lock is not None:
+        return counted_rows(lock, root)
+    rows = [results.read_row(folder) for folder in results.run_folders(root)]
     alike = [
         row
         for row in rows
         if row is not None
         and row["plan_sha256"] == config.plan_sha256
         and (row["overrides"] or "") == " ".join(config.overrides)
-        and bool(row["registered"]) == (config.lock_sha256 is not None)
+        and not row["registered"]
         and row["status"] in ("ok", DIVERGED)
     ]
-    return sorted(alike, key=lambda row: str(row["started_at"]), reverse=config.lock_sha256 is not None)
+    return sorted(alike, key=lambda row: str(row["started_at"]))
 
 
 def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], None]) -> None:
