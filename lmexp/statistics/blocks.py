@@ -5,6 +5,7 @@ taken out, and what is left, the blocked error, is the yardstick of every compar
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import factorial
 
 import numpy as np
@@ -206,6 +207,7 @@ def _all_lengths(values: np.ndarray) -> np.ndarray:
     return np.add.outer(_lengths(sums), _lengths(last)) + 2 * sums @ last.T  # |a + b|^2 of every pair of them
 
 
+@lru_cache(maxsize=2)
 def _orders(n: int) -> np.ndarray:
     """Return every order of n things: (n!, n)."""
     orders = np.zeros((1, 0), dtype=int)

@@ -2,7 +2,8 @@
 
 Normal data with known truth are drawn on the designs that plans use, and every test and interval of this room is
 computed on them by the very functions that a report calls. Each claim gets one line: the rate at which a test rejects
-what is true (type I) or an interval covers it, beside the nominal one and the Monte Carlo standard error.
+what is true (type I) or finds the effect that it should find in 80% of the data sets (power), or an interval covers the
+truth, beside the nominal rate and its Monte Carlo standard error.
 
 - ``exact``: the rate must be the nominal one, within three standard errors;
 - ``at most``, ``at least``: the procedure promises a bound (Bonferroni, Holm), which must hold within three;
@@ -18,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import floor, isclose, sqrt
 
 import numpy as np
@@ -31,10 +32,22 @@ from lmexp.statistics.effect_size import effect_sizes
 from lmexp.statistics.equivalence import DIFFERENT, EQUIVALENT, tost_contrast, tost_paired
 from lmexp.statistics.estimates import Estimate
 from lmexp.statistics.one_way import alexander_govern, one_way_anova, welch_anova
+from lmexp.statistics.power import (
+    PlannedTest,
+    blocked,
+    blocked_dunnett,
+    blocked_f,
+    paired,
+    two_sample,
+    two_way_interaction,
+    two_way_main,
+)
+from lmexp.statistics.selection import chance_to_win, chosen_rates, held_out_estimate, held_out_values
 from lmexp.statistics.sign_flip import sign_flip_test
+from lmexp.statistics.timing import ratio_of_launches
 from lmexp.statistics.two_way import Effect, difference_of_differences, two_way_blocked
 
-ALPHA, CONFIDENCE = 0.05, 0.95
+ALPHA, CONFIDENCE, POWER = 0.05, 0.95, 0.8
 EXACT, AT_MOST, AT_LEAST, NEARLY = "exact", "at most", "at least", "nearly"
 _LIMIT = 3.0  # Monte Carlo standard errors
 _SEED_SPREAD = 2.0  # standard deviation of what a seed does to every arm, in units of the error: blocking must undo it
@@ -45,7 +58,7 @@ class Outcome:
     """What one data set says of one claim; ``hit`` is None where the statistic is undefined."""
 
     claim: str
-    measure: str  # type I or coverage, of any or all of a family
+    measure: str  # type I, power or coverage, of any or all of a family
     nominal: float
     kind: str
     hit: bool | None
@@ -127,6 +140,11 @@ def rejects_any(test: str, p_values: Sequence[float | None], kind: str = EXACT) 
     defined = [p for p in p_values if p is not None]
     hit = min(defined) <= ALPHA if defined else None
     return Outcome(test, f"type I, any of {len(p_values)}", ALPHA, kind, hit)
+
+
+def finds(test: str, p: float | None) -> Outcome:
+    """Return whether a test rejects at its minimal detectable effect."""
+    return Outcome(test, "power", POWER, EXACT, None if p is None else p <= ALPHA)
 
 
 def covers(interval: str, estimate: Estimate, truth: float, kind: str = EXACT) -> Outcome:
@@ -219,6 +237,22 @@ def _noisy_arm(generator: np.random.Generator) -> Iterator[Outcome]:
     yield rejects_any(f"Holm on paired t{note}", [one.p_adjusted for one in own], AT_MOST)
 
 
+@cache
+def _detectable(plan: PlannedTest) -> float:
+    """Return the minimal detectable effect that the plan of a test promises."""
+    return plan.detectable(POWER).effect
+
+
+def _detectable_arms(generator: np.random.Generator) -> Iterator[Outcome]:
+    noise, arm = _blocks(generator, _EQUAL, 3), pairwise(6, 1, 0)
+    for plan in (blocked(6, 3, ALPHA), blocked_dunnett(6, 3, ALPHA)):
+        shifted = fit_blocks(noise + _detectable(plan) * np.maximum(arm, 0)[:, None])
+        found = differences(shifted, 0, ALPHA)[0]
+        yield finds(plan.name, found.p if plan.name == "blocked t" else found.p_adjusted)
+    largest = _detectable(blocked_f(6, 3, ALPHA))
+    yield finds("blocked F, two arms apart", blocked_anova(noise + largest / 2 * arm[:, None]).p)
+
+
 def _factorial(generator: np.random.Generator) -> Iterator[Outcome]:
     equal = two_way_blocked(_blocks(generator, np.zeros(16), 3).reshape(4, 4, 3))
     for effect in equal.effects:
@@ -234,6 +268,28 @@ def _factorial(generator: np.random.Generator) -> Iterator[Outcome]:
     truth = (means[2, 3] - means[1, 3]) - (means[2, 1] - means[1, 1])
     estimate = difference_of_differences(values, (1, 2), (1, 3), CONFIDENCE)
     yield covers("difference of differences", estimate, truth)
+
+
+def _detectable_factors(generator: np.random.Generator) -> Iterator[Outcome]:
+    noise, apart = _blocks(generator, np.zeros(16), 3).reshape(4, 4, 3), np.array([0.5, -0.5, 0, 0])
+    main = _detectable(two_way_main(4, 4, 3, ALPHA)) * apart
+    yield finds("two-way F of A, two levels apart", two_way_blocked(noise + main[:, None, None]).a.p)
+    four = _detectable(two_way_interaction(4, 4, 3, ALPHA)) * np.outer(apart, apart)
+    yield finds("two-way F of AB, four cells apart", two_way_blocked(noise + four[:, :, None]).interaction.p)
+
+
+def _sweep(generator: np.random.Generator) -> Iterator[Outcome]:
+    """Four options with four equal rates each: whatever one gains by its choice is luck."""
+    values = _blocks(generator, np.zeros(16), 3).reshape(4, 4, 3)
+    tuned, untuned = values[0, chosen_rates(values, "lower")[0].rate], values[1, 0]
+    yield Outcome(
+        "best of 4 rates beats an equal arm", "frequency", chance_to_win(4), EXACT, bool(tuned.mean() < untuned.mean())
+    )
+    yield covers("paired t, tuned less untuned, same seeds", mean_estimate(tuned - untuned, CONFIDENCE), 0.0, NEARLY)
+    held_out = held_out_values(values, "lower")
+    yield covers(
+        "held-out difference of two tuned", held_out_estimate(held_out[0] - held_out[1], CONFIDENCE), 0.0, NEARLY
+    )
 
 
 def _noncentralities(means: np.ndarray, n_seeds: int) -> tuple[float, float, float]:
@@ -259,6 +315,8 @@ def _two_samples(n: int, generator: np.random.Generator) -> Iterator[Outcome]:
     yield covers("d, independent samples", sizes.cohens_d, 1.2)
     yield covers("g, independent samples", sizes.hedges_g, 1.2, NEARLY)
     yield covers("d_z", sizes.d_z, 1.2 / sqrt(2))
+    detectable = _detectable(two_sample(n, ALPHA))
+    yield finds("two-sample t (one-way F)", one_way_anova([first + detectable, second]).p)
 
 
 def _reachable(n: int) -> float:
@@ -271,9 +329,13 @@ def _two_arms(n: int, generator: np.random.Generator) -> Iterator[Outcome]:
     sizes = effect_sizes(first, second, CONFIDENCE)
     yield covers("d, although its formula ignores the pairs", sizes.cohens_d, 1.2 / sqrt(5), NEARLY)
     yield covers("d_z", sizes.d_z, 1.2 / sqrt(2))
+    yield covers("ratio of launches", ratio_of_launches(np.exp(first), np.exp(second), CONFIDENCE), float(np.exp(1.2)))
     yield covers("ratio of means (Fieller)", ratio_of_means(first + 200, second + 100, CONFIDENCE), 2.012)
     equivalence = tost_paired(first + 18.8, second, 20.0, ALPHA)
     yield Outcome("paired TOST at the margin: equivalent", "type I", ALPHA, EXACT, equivalence.outcome == EQUIVALENT)
+    detectable = (_detectable(paired(n, ALPHA)) * sqrt(2) - 1.2) * np.array([[1.0], [0.0]])
+    own = paired_t_holm(np.stack([first, second]) + detectable, 1, ALPHA)
+    yield finds("paired t", own[0].p)
 
 
 def _separate_pairs(sizes: Sequence[int], generator: np.random.Generator) -> Iterator[Outcome]:
@@ -293,7 +355,10 @@ SCENARIOS = (
     Scenario("6 arms, 3 seeds", _different_arms),
     Scenario("6 arms, 3 seeds", _unclear_full_arm),
     Scenario("6 arms, 3 seeds", _noisy_arm, part=0.2),
+    Scenario("6 arms, 3 seeds", _detectable_arms, part=0.5),
     Scenario("4 x 4, 3 seeds", _factorial),
+    Scenario("4 x 4, 3 seeds", _detectable_factors),
+    Scenario("4 x 4, 3 seeds", _sweep),
     *(Scenario(f"2 samples of {n}", partial(_two_samples, n)) for n in (3, 5, 10)),
     *(Scenario(f"2 arms, {n} seeds", partial(_two_arms, n)) for n in (3, 5, 10)),
     *(Scenario(f"2 samples of {n}", partial(_separate_pairs, (n, n)), part=0.2) for n in (3, 5, 10)),
@@ -304,12 +369,13 @@ SCENARIOS = (
 
 def run(scenario: Scenario, repeats: int, generator: np.random.Generator) -> list[Line]:
     """Return the scenario's claims over its part of ``repeats`` data sets."""
-    claims: dict[str, Outcome] = {}
-    counts: dict[str, dict[bool | None, int]] = {}
+    claims: dict[tuple[str, str], Outcome] = {}
+    counts: dict[tuple[str, str], dict[bool | None, int]] = {}
     for _ in range(max(1, round(repeats * scenario.part))):
         for outcome in scenario.draw(generator):
-            claims.setdefault(outcome.claim, outcome)
-            count = counts.setdefault(outcome.claim, {True: 0, False: 0, None: 0})
+            claim = (outcome.claim, outcome.measure)
+            claims.setdefault(claim, outcome)
+            count = counts.setdefault(claim, {True: 0, False: 0, None: 0})
             count[None if outcome.hit is None else bool(outcome.hit)] += 1
     return [_line(scenario.design, claims[claim], count) for claim, count in counts.items()]
 
@@ -325,7 +391,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and return the exit code: 0 when every judged claim holds, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m lmexp.statistics.calibration", description=str(__doc__))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--repeats", type=int, default=5000, metavar="N", help="data sets for each design (5000)")
+    parser.add_argument(
+        "--repeats", type=int, default=4000, metavar="N", help="data sets for each design (4000: some 3 minutes)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the random numbers (1)")
     given = parser.parse_args(arguments)
     if given.repeats < 1 or given.seed < 0:

@@ -33,6 +33,7 @@ class TestHolm:
         assert holm([0.9, 0.6]) == [1.0, 1.0]
         assert holm([0.03]) == [0.03]
         assert holm([]) == []
+        assert holm([1.0, 0.0]) == [1.0, 0.0]  # the ends are p values too
 
     def test_an_undefined_test_stays_undefined_and_counts_in_the_family(self):
         assert holm([0.01, None, 0.02]) == pytest.approx([0.03, None, 0.04])

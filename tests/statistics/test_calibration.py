@@ -55,6 +55,15 @@ def test_a_rate_without_any_chance_must_be_met():
     assert [calibration._reachable(n) for n in (3, 5, 10)] == [0, 0, 25 / 512]
 
 
+def test_two_measures_of_one_test_are_two_lines():
+    def draw(generator):
+        yield Outcome("t", "type I", 0.05, EXACT, False)
+        yield Outcome("t", "power", 0.8, EXACT, True)
+
+    found = run(Scenario("design", draw), 4, np.random.default_rng(0))
+    assert [(one.measure, one.hits, one.repeats) for one in found] == [("type I", 0, 4), ("power", 4, 4)]
+
+
 def test_counts_hits_misses_and_undefined():
     outcomes = iter([True, None, False, np.True_, True, None, True, True, True, True])
 
@@ -95,6 +104,7 @@ def test_every_claim_of_the_room_is_there(printed):
         *("Welch", "Alexander-Govern", "Games-Howell", "two-way F of A ", "two-way F of B", "two-way F of AB"),
         *("two-sample t", "paired t", "paired sign flip", "TOST at the margin", "t interval of a mean"),
         *("Dunnett intervals", "Tukey intervals", "Bonferroni intervals", "share (Fieller)", "ratio of means", "d, "),
+        *("best of 4 rates", "held-out difference", "ratio of launches", "blocked F, two arms apart"),
         *("g, ", "d_z", "partial eta2", "partial omega2", "difference of differences", "interaction of parts"),
     ):
         assert f"  {claim}" in printed.stdout, claim
