@@ -57,6 +57,11 @@ def test_a_comparison_is_read_from_the_whole_interval(operator, low, high, truth
     assert truth_of(Comparison(A, operator, 0.5), estimate(low, high)) == truth
 
 
+def test_an_interval_with_one_limit_decides_nothing():
+    for half in (replace(estimate(0, 1), low=None), replace(estimate(0, 1), high=None)):
+        assert truth_of(Comparison(A, "<", 5.0), half) == UNDECIDED
+
+
 @pytest.mark.parametrize(
     ("operator", "value", "truth"),
     [
@@ -170,6 +175,20 @@ class TestJointReading:
         assert self.of(("H1", INADMISSIBLE)) == "No hypothesis can be judged: reason of H1."
         assert self.of(("H1", INADMISSIBLE), ("H2", INADMISSIBLE)) == "No hypothesis can be judged."
         assert "H2 cannot be judged" in self.of(("H1", SUPPORTED), ("H2", INADMISSIBLE))
+
+    def test_a_hypothesis_without_a_rival_does_not_survive_anything(self):
+        assert self.of(("H1", SUPPORTED)) == "H1 is supported."
+        assert self.of(("H1", FALSIFIED), ("H2", FALSIFIED)) == "H1 and H2 are falsified. None survives."
+        assert self.of(("H1", INCONCLUSIVE), ("H2", INCONCLUSIVE)) == "H1 and H2 stay undecided. All of them survive."
+        assert "survive" not in self.of(("H1", SUPPORTED), ("H2", INADMISSIBLE))
+
+    def test_a_cause_keeps_its_capitals_unless_it_starts_with_a_word(self):
+        def said(reason):
+            only = Verdict(Hypothesis("H1", "", "", ""), INADMISSIBLE, None, reason, None, None, None, (), ())
+            return joint_reading((only,))
+
+        assert said("GQA has no result.").endswith(": GQA has no result.")
+        assert said("Nothing is there.").endswith(": nothing is there.")
 
     def test_no_hypotheses(self):
         assert "no hypothesis" in joint_reading(())
