@@ -118,6 +118,7 @@ class TestGamesHowell:
             assert (pair.first, pair.second) == (row["A"], row["B"])
             assert pair.alone.value == pytest.approx(row["diff"], rel=1e-12)
             assert pair.alone.df == pytest.approx(row["df"], rel=1e-12)
+            assert pair.alone.n_seeds == min(len(samples[pair.first]), len(samples[pair.second]))
             assert pair.t == pytest.approx(row["T"], rel=1e-12)
             assert pair.p_adjusted == pytest.approx(row["pval"], abs=1e-10)  # scipy's quadrature and ours
 

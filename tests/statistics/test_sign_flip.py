@@ -43,6 +43,12 @@ def test_patterns_that_tie_in_exact_arithmetic_tie_here():
     assert sign_flip_test(np.zeros(4)).p == 1.0
 
 
+def test_twenty_seeds_are_still_exact():
+    assert sign_flip_test(np.ones(20)).exact
+    assert sign_flip_test(np.ones(20)).p == 2 / 2**20
+    assert not sign_flip_test(np.ones(21)).exact
+
+
 def test_many_seeds_are_drawn_with_a_fixed_generator_and_p_is_never_zero():
     differences = np.random.default_rng(1).normal(0.45, 1, 25)
     first, second = sign_flip_test(differences), sign_flip_test(differences)
@@ -52,8 +58,8 @@ def test_many_seeds_are_drawn_with_a_fixed_generator_and_p_is_never_zero():
     t = stats.ttest_1samp(differences, 0).pvalue
     assert 0.001 < t < 0.2
     assert first.p == pytest.approx(t, abs=5 * np.sqrt(t / 20_000) + 0.1 * t)
-    assert sign_flip_test(np.ones(25)).p == pytest.approx(1 / 20_001, abs=2e-4)
-    assert sign_flip_test(np.ones(25)).p > 0
+    assert sign_flip_test(np.ones(25)).p == 1 / 20_001  # no drawn pattern has one sign throughout; the observed counts
+    assert first.n_arrangements == 20_000
 
 
 @pytest.mark.parametrize("differences", [[], [1.0, np.nan], [[1.0, 2.0]]])

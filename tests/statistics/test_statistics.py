@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lmexp.statistics import adjust, all_pairs, blocks, calibration, contrasts, one_way, two_way
 from lmexp.statistics.blocks import (
     blocked_anova,
     complete_seeds,
@@ -47,6 +48,18 @@ def values():
         + generator.normal(0, 0.1, 3)
         + generator.normal(0, 0.03, (4, 3))
     )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *(blocks.Fit, blocks.BlockedAnova, blocks.Permutation, contrasts.Difference, all_pairs.Pair),
+        *(adjust.PlannedContrast, one_way.OneWayAnova, one_way.WelchAnova, one_way.AlexanderGovern),
+        *(two_way.Effect, two_way.TwoWayAnova, calibration.Line),
+    ],
+)
+def test_results_cannot_be_changed_after_the_fact(result):
+    assert result.__dataclass_params__.frozen
 
 
 def long_frame(values):

@@ -105,7 +105,9 @@ class TestTwoWay:
     def test_prints_and_turns_into_a_row(self, values):
         found = two_way_blocked(values)
         assert str(found).startswith(f"A F(3, 44) = {found.a.f:.4g}, p = {found.a.p:.3g}; B F(2, 44) = ")
-        assert str(found.interaction).startswith(f"AB: F(6, 44) = {found.interaction.f:.4g}")
+        effect = found.interaction
+        assert str(effect) == f"AB: F(6, 44) = {effect.f:.4g}, p = {effect.p:.3g}; {effect.eta2}"
+        assert str(two_way_blocked(values[:, :1]).b) == "B: F undefined: the factor has one level"
         assert found.row()["interaction_eta2_high"] == found.interaction.eta2.high
         assert found.a.row()["df"] == 3
 
