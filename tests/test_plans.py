@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from lmexp import preregister
-from lmexp.compose import cell_overrides, compose_run
+from lmexp.compose import cell_overrides, compose_run, value_of
 from lmexp.config import SECTIONS
 from lmexp.criteria import And, Comparison, comparisons, parse
 from lmexp.lock import cell_key
 from lmexp.plan import cells, confirmation_cells, read_plan
+from lmexp.sweep import expand
 
 HYPOTHESES = {
     "gpt_to_llama": ["H1", "H2", "H3", "H4"],
@@ -361,6 +362,16 @@ def test_compile_coverage_compiles_half_of_the_arithmetic_in_the_step(configs):
         assert differing(part, none) == {"compile.step"}
         assert differing(both, part) == {"compile.evaluation"}
         assert (none.compile.step, none.compile.evaluation) == (False, False)
+
+
+def test_the_command_that_fills_the_kernel_store_launches_every_arm_once_and_counts_for_nothing():
+    plan = read_plan("compile_coverage")
+    command = "experiment=compile_coverage seed=99 budget.steps=8 budget.evaluations=2"
+    assert command in plan.path.read_text(encoding="utf-8")
+    runs = expand(command.split())
+    assert sorted(value_of("arm", run) for run in runs) == sorted(plan.arms)
+    config = compose_run(runs[0]).config
+    assert set(config.overrides) == {"seed=99", "budget.steps=8", "budget.evaluations=2"}  # exploratory
 
 
 def test_optimizer_sweep_crosses_four_optimizers_with_one_grid(configs):
