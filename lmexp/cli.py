@@ -57,9 +57,18 @@ def _dispatch(given: list[str]) -> int:
         from lmexp.app import run_command
 
         return run_command(given[1:])
-    parsed = _parser().parse_args(given)
+    parsed, rest = _parser().parse_known_args(given)
+    if rest:
+        _take_late_overrides(parsed, rest)
     command: Callable[[Any], int] = parsed.command
     return command(parsed)
+
+
+def _take_late_overrides(parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Add the overrides that follow an option, which argparse leaves over."""
+    if "overrides" not in parsed or any("=" not in item or item.startswith("-") for item in rest):
+        raise UserError(f"unrecognized arguments: {' '.join(rest)}; see `lmexp --help`.")
+    parsed.overrides += rest
 
 
 class _Parser(argparse.ArgumentParser):

@@ -87,22 +87,11 @@ def compose_run(overrides: Sequence[str]) -> FrozenRun:
     return replace(run, config=replace(config, lock_sha256=_followed_entry(plan, config)))
 
 
-def cell_configs(plan: Plan, arm: str, seeds: Sequence[int]) -> dict[int, RunConfig]:
-    """Compose an arm of a plan at each seed, from the plan as it is handed in and not as its file says by now.
-
-    Only what decides the result is in these configs: they belong to no plan.
-
-    Raises:
-        UserError: the arm does not compose.
-    """
-    first, last = (_compose([*plan.overrides(arm), f"seed={seed}"], []).config for seed in (seeds[0], seeds[-1]))
-    if replace(first, seed=last.seed) == last:  # nothing but the seed depends on the seed, so composing twice will do
-        return {seed: replace(first, seed=seed) for seed in seeds}
-    return {seed: _compose([*plan.overrides(arm), f"seed={seed}"], []).config for seed in seeds}
-
-
 def frozen_cells(plan: Plan) -> tuple[dict[str, RunConfig], dict[str, UserError]]:
-    """Freeze every cell that a plan can come to need.
+    """Freeze every cell that a plan can come to need, from the plan as it is and not as its file says by now.
+
+    An arm is composed once: a section of a config is frozen without the rest of it, so nothing in it can refer to the
+    seed. Only what decides the result is in these configs; they belong to no plan.
 
     Returns:
         The config of each cell (:func:`lmexp.lock.cell_key`), and the error of each arm that does not compose.
@@ -114,7 +103,8 @@ def frozen_cells(plan: Plan) -> tuple[dict[str, RunConfig], dict[str, UserError]
     errors: dict[str, UserError] = {}
     for arm, needed in seeds.items():
         try:
-            configs |= {cell_key(arm, seed): config for seed, config in cell_configs(plan, arm, needed).items()}
+            config = _compose(plan.overrides(arm), []).config
+            configs |= {cell_key(arm, seed): replace(config, seed=seed) for seed in needed}
         except UserError as error:
             errors[arm] = error
     return configs, errors

@@ -26,6 +26,9 @@ from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec
 
 ADHOC = "adhoc"
 
+# Both read the same; the one that is written in C is ten times as fast, where it was built.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 _SEEDS = 1 << 63  # what a column of whole numbers holds
 
 # The sections of a config that decide a run's result, each checked by the dataclass that owns it.
@@ -206,7 +209,7 @@ def load(folder: Path) -> FrozenRun:
             f"{folder} is not a run's folder (it has no {CONFIG_FILE}); `lmexp status NAME` lists the runs."
         )
     try:
-        return from_mapping(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+        return from_mapping(yaml.load(path.read_text(encoding="utf-8"), _LOADER), folder)
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; move {folder} away and run again.") from error
 

@@ -182,6 +182,8 @@ def read_lock_beside(plan_path: Path) -> Lock | None:
         entries = tuple(_entry(content) for content in json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it from your version control.") from error
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}); mend its permissions.") from error
     if not entries:
         raise UserError(f"{path} holds no entry; restore it from your version control, or remove it.")
     return Lock(entries, path)

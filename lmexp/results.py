@@ -136,7 +136,7 @@ def finish(folder: Path, marker: str) -> None:
 
 
 def seal(folder: Path) -> str:
-    """Return what a run's marker should say of the files as they are now: their hashes, as ``sha256sum`` writes them."""
+    """Return what a run's marker should say of its files as they are now: hashes, as ``sha256sum`` writes them."""
     sealed = [path for name in SEALED_FILES if (path := folder / name).exists()]
     return "".join(f"{file_sha256(path)}  {path.name}\n" for path in sealed)
 
@@ -257,6 +257,14 @@ def read_row(folder: Path, look_only: bool = False) -> dict[str, Any] | None:
             _set_aside(folder / RUN_FILE)
         return None
     return None if table is None else table.to_pylist()[0]
+
+
+def measured(row: Mapping[str, Any], metric: str) -> float | None:
+    """Return one of ``METRICS`` of a row, also one that is made from its columns; None when it was not measured."""
+    if metric != SECONDS_PER_STEP_ALL_IN:
+        return row[metric]
+    train, evaluation, steps = (row[column] for column in ("train_seconds", "eval_seconds", "steps"))
+    return None if train is None or evaluation is None or not steps else float((train + evaluation) / steps)
 
 
 def read_points(folder: Path) -> list[dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmexp.plan import Plan
+from lmexp.results import measured
 
 DIVERGED = "diverged"
 
@@ -47,9 +48,9 @@ def choose(plan: Plan, rows: Iterable[Mapping[str, Any]]) -> Choice:
     for name, arms in plan.confirmation.competitions.items():
         missing = [f"{arm} seed {seed}" for arm in arms for seed in plan.seeds if not _ended(by_cell.get((arm, seed)))]
         if missing:
-            gaps.append(
-                f"{name} waits for {len(missing)} runs of the sweep ({missing[0]}{', ...' * (len(missing) > 1)})"
-            )
+            more = len(missing) - 1
+            named = missing[0] + (f" and {more} more" if more else "")
+            gaps.append(f"{name} waits for {len(missing)} run{'s' * (more > 0)} of the sweep ({named})")
             continue
         candidates = [_candidate(plan, arm, [by_cell[arm, seed] for seed in plan.seeds]) for arm in arms]
         winner = _winner([c for c in candidates if math.isfinite(c.mean)], plan.primary.sesoi or 0.0)
@@ -66,7 +67,7 @@ def _ended(row: Mapping[str, Any] | None) -> bool:
 
 def _candidate(plan: Plan, arm: str, rows: list[Mapping[str, Any]]) -> _Candidate:
     sign = 1.0 if plan.primary.direction == "lower" else -1.0
-    values = [row[plan.primary.name] if row["status"] == "ok" else None for row in rows]
+    values = [measured(row, plan.primary.name) if row["status"] == "ok" else None for row in rows]
     known = [sign * float(value) for value in values if value is not None and math.isfinite(value)]
     mean = sum(known) / len(known) if len(known) == len(rows) else math.inf
     return _Candidate(arm, mean, float(rows[0].get("n_params") or math.inf))

@@ -38,7 +38,7 @@ ROOMS = {
         "statistics",
         "verify",
     },
-    "stages": {"plan"},
+    "stages": {"plan", "results"},
     "results": set(),
     "train": {"model", "platform"},
     "judge": {"model"},
