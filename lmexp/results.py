@@ -149,7 +149,7 @@ def file_sha256(path: Path) -> str:
 def edited_files(folder: Path) -> list[str]:
     """Return the files of a run that are not what its marker says: edited since, gone, or never sealed."""
     markers = [folder / name for name in (DONE, FAILED) if (folder / name).exists()]
-    lines = markers[0].read_text(encoding="utf-8").splitlines() if markers else []
+    lines = markers[0].read_text(encoding="utf-8", errors="replace").splitlines() if markers else []
     sealed = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     present = {name for name in SEALED_FILES if (folder / name).exists()}
     return sorted(
@@ -323,6 +323,28 @@ def runs_table(folders: Iterable[Path]) -> "pd.DataFrame":
     frame = frame.astype({"seed": "int64", "superseded": bool, **dict.fromkeys(MEASURED_COLUMNS, "float64")})
     frame[SECONDS_PER_STEP_ALL_IN] = (frame["train_seconds"] + frame["eval_seconds"]) / frame["steps"]
     return frame
+
+
+def with_file_faults(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the runs with a column ``file_fault``: what the files of a registered run betray, null when nothing.
+
+    A row whose files are not what its marker sealed, or that lies in another run's folder, cannot be believed.
+    """
+    faults = [
+        _file_fault(Path(folder), run_id) if registered is True else None
+        for folder, run_id, registered in zip(frame["folder"], frame["run_id"], frame["registered"], strict=True)
+    ]
+    frame = frame.copy()
+    frame["file_fault"] = faults
+    return frame
+
+
+def _file_fault(folder: Path, run_id: str) -> str | None:
+    home = folder.parent.parent if folder.parent.name == "attempts" else folder
+    if home.name != run_id:
+        return f"it lies in the folder of {home.name}"
+    edited = edited_files(folder)
+    return f"{', '.join(edited)} was edited after the run" if edited else None
 
 
 def _attempts(folder: Path) -> list[Path]:

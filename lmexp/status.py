@@ -103,7 +103,7 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
     plan = lock.plan() if lock else written
     root = results_folder(overrides) / name
     asked = [item for item in overrides if item.partition("=")[0] not in ("paths.results", *plan.free)]
-    frame = results.read_runs(root)
+    frame = results.with_file_faults(results.read_runs(root))
     settings = _settings(frame, asked)
     if frame.empty or (asked and settings is None):
         raise UserError(_nothing_to_report(name, asked, root, frame))

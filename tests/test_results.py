@@ -166,3 +166,36 @@ def test_an_unwritable_results_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"paths\.results"):
         results.make_writable(tmp_path / "file" / "results")
+
+
+class TestFileFaults:
+    """A registered run is believed when its files are what its marker sealed, in its own folder."""
+
+    def fault(self, tmp_path, spoil, registered=True):
+        folder = tmp_path / "a-seed0-0123abcd"
+        folder.mkdir()
+        row = {"arm": "a", "seed": 0, "run_id": folder.name, "status": "ok", "registered": registered, "val_bpb": 2.0}
+        results.write_run(folder, row)
+        results.write_steps(folder, [{"run_id": folder.name, "step": 1}])
+        (folder / results.CONFIG_FILE).write_text("seed: 0\n")
+        results.finish(folder, results.DONE)
+        spoil(folder, row)
+        return results.with_file_faults(results.read_runs(tmp_path))["file_fault"].iloc[0]
+
+    def test_nothing_is_wrong_with_a_run_as_it_ended(self, tmp_path):
+        assert self.fault(tmp_path, lambda folder, row: None) is None
+
+    def test_an_edited_row(self, tmp_path):
+        found = self.fault(tmp_path, lambda folder, row: results.write_run(folder, {**row, "val_bpb": 1.9}))
+        assert found == "run.parquet was edited after the run"
+
+    def test_lost_log_points(self, tmp_path):
+        assert "steps.parquet" in self.fault(tmp_path, lambda folder, row: (folder / results.STEPS_FILE).unlink())
+
+    def test_another_runs_folder(self, tmp_path):
+        moved = self.fault(tmp_path, lambda folder, row: folder.rename(tmp_path / "a-seed1-0123abcd"))
+        assert moved == "it lies in the folder of a-seed1-0123abcd"
+
+    def test_exploratory_runs_promise_nothing(self, tmp_path):
+        spoil = lambda folder, row: results.write_run(folder, {**row, "val_bpb": 1.9})  # noqa: E731
+        assert self.fault(tmp_path, spoil, registered=False) is None

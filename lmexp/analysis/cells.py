@@ -111,6 +111,8 @@ def _registration_fault(plan: Plan, row: Record, lock: Lock | None) -> str | Non
     """Say why a run that claims to follow the lock does not; None when it does."""
     if lock is None:
         return "the plan has no lock"
+    if fault := _text(row.get("file_fault")):
+        return fault
     if faults := lock.faults():
         return faults[0]
     entry = next((entry for entry in lock.entries if entry.sha256 == row.get("lock_sha256")), None)

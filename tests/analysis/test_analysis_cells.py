@@ -157,6 +157,7 @@ class TestPopulations:
             ({"lock_sha256": "f" * 64}, "no entry of the lock has the hash that it names"),
             ({"lock_sha256": None}, "no entry of the lock has the hash that it names"),
             ({"started_at": "2026-10-31T23:59:59+00:00"}, "it started before that entry was written"),
+            ({"file_fault": "run.parquet was edited after the run"}, "run.parquet was edited after the run"),
             ({"registered": False}, AS_PLANNED),
             ({"registered": None}, AS_PLANNED),
             ({"registered": False, "plan_sha256": "0" * 64}, "another version of the plan, not registered"),
@@ -166,7 +167,8 @@ class TestPopulations:
         runs = make_runs(PLAN)
         ours = runs["arm"].eq("gqa") & runs["seed"].eq(0)
         for column, value in changes.items():
-            runs[column] = runs[column].astype(object).mask(ours, value)
+            before = runs[column] if column in runs else pd.Series(None, index=runs.index)
+            runs[column] = before.astype(object).mask(ours, value)
         accounting, used = sort(PLAN, runs)
         assert ("gqa", 0) not in used.index
         assert [run.rule.endswith(why) for run in accounting.left_out] == [True]
