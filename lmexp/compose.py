@@ -1,7 +1,7 @@
 """From what a user typed to frozen runs: Hydra composes, a plan supplies its part, errors become one sentence."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from lmexp.plan import Plan, cells, confirmation_cells, read_plan
 
 CONFIG_NAME = "config"
 # Keys that name a cell or a place rather than change what is computed: overriding them is no deviation from a plan.
-_NAMING_KEYS = ("experiment", "arm", "seed", "paths.results")
+NAMING_KEYS = ("experiment", "arm", "seed", "paths.results")
 
 
 def value_of(key: str, overrides: Sequence[str]) -> str | None:
@@ -110,26 +110,43 @@ def frozen_cells(plan: Plan) -> tuple[dict[str, RunConfig], dict[str, UserError]
     return configs, errors
 
 
-def faulty_overrides(overrides: Sequence[str]) -> list[UserError]:
+def faulty_overrides(arms: Mapping[str, Sequence[str]]) -> dict[str, list[UserError]]:
     """Return what is wrong with each override that Hydra cannot apply, where composing would name only the first.
 
     Keys of a group whose choice does not exist are passed over: nobody can tell whether the choice would have them.
+
+    Args:
+        arms: the overrides of each arm; what arms have in common is tried once.
     """
-    kept: list[str] = []
-    errors: list[UserError] = []
+    tried: dict[tuple[str, ...], UserError | None] = {}
+    return {arm: list(_faults(overrides, tried)) for arm, overrides in arms.items()}
+
+
+def _faults(overrides: Sequence[str], tried: dict[tuple[str, ...], UserError | None]) -> Iterator[UserError]:
+    kept: tuple[str, ...] = ()
     missing: set[str] = set()
     for item in overrides:
         key = item.partition("=")[0].lstrip("+~")
         if key.partition(".")[0] in missing:
             continue
-        try:
-            with _hydra(), plain_errors():
-                compose(CONFIG_NAME, overrides=[*kept, item])
-            kept.append(item)
-        except UserError as error:
-            errors.append(error)
+        together = (*kept, item)
+        if together not in tried:
+            tried[together] = _fault(together)
+        error = tried[together]
+        if error is None:
+            kept = together
+        else:
             missing |= {key} if "." not in key else set()
-    return errors
+            yield error
+
+
+def _fault(overrides: Sequence[str]) -> UserError | None:
+    try:
+        with _hydra(), plain_errors():
+            compose(CONFIG_NAME, overrides=list(overrides))
+    except UserError as error:
+        return error
+    return None
 
 
 def _followed_entry(plan: Plan, config: RunConfig) -> str | None:
@@ -164,7 +181,7 @@ def _deviations(overrides: Sequence[str]) -> list[str]:
         return []
     plan = read_plan(str(name))
     own = overrides[len(plan.overrides(arm)) :]
-    free = {*_NAMING_KEYS, *plan.free}
+    free = {*NAMING_KEYS, *plan.free}
     foreign_seed = [item for item in own if item.startswith("seed=") and _seed_is_foreign(plan, checked_seed(item[5:]))]
     return [item for item in own if not _is_free(item.partition("=")[0].lstrip("+"), free)] + foreign_seed
 

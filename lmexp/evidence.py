@@ -59,7 +59,8 @@ class Launched:
     def cell(self) -> tuple[str, int] | None:
         """The arm and seed that the run says it has."""
         said = self.row or (self.config and vars(self.config)) or {}
-        return (str(said["arm"]), int(said["seed"])) if said.get("seed") is not None else None
+        arm, seed = said.get("arm"), said.get("seed")
+        return (arm, seed) if isinstance(arm, str) and isinstance(seed, int) else None
 
     @property
     def status(self) -> str | None:
@@ -184,6 +185,8 @@ def _identity_faults(run: Launched, row: Row, config: RunConfig, plan_name: str)
     marker = results.DONE if row["status"] == OK else results.FAILED
     if not (run.folder / marker).exists():
         faults.append(f"its row says {row['status']}, and there is no {marker} beside it")
+    if row["status"] != OK and row["probe_after"] is not None:
+        faults.append(f"its row says {row['status']}, and has what is measured only after a run has ended well")
     return faults + (_points_faults(run.folder, row) if row["status"] == OK else [])
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lmexp import __version__
 from lmexp.anchors import code_commit, commits
-from lmexp.compose import faulty_overrides, frozen_cells
+from lmexp.compose import NAMING_KEYS, faulty_overrides, frozen_cells
 from lmexp.config import SECTIONS, RunConfig
 from lmexp.criteria import parse
 from lmexp.design import Reach, reaches
@@ -38,6 +38,7 @@ from lmexp.lock import (
     sealed,
 )
 from lmexp.plan import NO_TEST, Plan, cells, check_measured, confirmation_cells, parse_plan, read_plan
+from lmexp.results import launched_folders
 from lmexp.statistics import power
 from lmexp.verify import chain_lines, plan_results
 
@@ -61,6 +62,7 @@ def _problems(plan: Plan, configs: dict[str, RunConfig], errors: dict[str, UserE
         *_composing_problems(plan, errors),
         *_twin_problems(plan, configs),
         *_free_problems(plan, configs),
+        *_naming_problems(plan),
     ]
 
 
@@ -84,7 +86,7 @@ def _metric_problems(plan: Plan) -> Iterator[str]:
         try:
             check_measured(replace(plan, primary=replace(plan.primary, name=name), secondary=()))
         except UserError as error:
-            yield f"No run measures {name}. {error}"
+            yield f"No run of this version of lmexp measures {name}. {_without_choices(error)}"
     sesoi, unit = plan.primary.sesoi, plan.primary.unit
     if sesoi is None:
         yield (
@@ -95,17 +97,28 @@ def _metric_problems(plan: Plan) -> Iterator[str]:
         yield f"metrics.primary.sesoi is {sesoi:g}, but it must be above 0, in {unit}."
 
 
+def _without_choices(error: UserError) -> str:
+    """Leave out the long list of all that would have been right."""
+    return str(error).partition(" The choices are ")[0]
+
+
 def _test_problems(plan: Plan) -> Iterator[str]:
     """Name the tests that can never reject: no data that the design can give have a p as small as their alpha."""
     if len(plan.judged_arms) < 2 or len(plan.judged_seeds) < _FEWEST_SEEDS:
         return  # said already
-    for reach in reaches(plan):
-        if not reach.can_reject:
-            size = f"{len(plan.judged_arms)} arms and {len(plan.judged_seeds)} seeds"
-            yield (
-                f"The test {reach.name} cannot reach its alpha of {reach.alpha:g}: with {size} its smallest p is "
-                f"{reach.smallest_p:.3g}; give it more seeds, or choose a test that can."
-            )
+    size = f"{len(plan.judged_arms)} arms and {len(plan.judged_seeds)} seeds"
+    try:
+        powerless = [reach for reach in reaches(plan) if not reach.can_reject]
+    except ValueError as error:
+        yield f"A test has nothing to go by: {error}."
+        return
+    for reach in powerless:
+        yield (
+            f"The test {reach.name} cannot reach its alpha of {reach.alpha:g}: with {size} its smallest p is "
+            f"{reach.smallest_p:.3g}; give it more seeds, or choose a test that can."
+        )
+    if plan.analysis.omnibus == "two_way_blocked" and (gaps := set(plan.grid().values()) - set(plan.judged_arms)):
+        yield f"two_way_blocked needs every crossing of its factors, and {sorted(gaps)[0]} is not judged."
 
 
 def _name_problems(plan: Plan) -> Iterator[str]:
@@ -138,12 +151,14 @@ def _confirmation_problems(plan: Plan) -> Iterator[str]:
 def _composing_problems(plan: Plan, errors: dict[str, UserError]) -> Iterator[str]:
     """Say of each arm which of its keys and choices this version of lmexp lacks; the same words once for all arms."""
     arms_of: dict[str, list[str]] = {}
+    faulty = faulty_overrides({arm: plan.overrides(arm) for arm in errors})
     for arm, error in errors.items():
-        for each in faulty_overrides(plan.overrides(arm)) or [error]:
-            arms_of.setdefault(str(each), []).append(arm)
+        for each in faulty[arm] or [error]:
+            said = _without_choices(each) if str(each).startswith("Unknown key") else str(each)
+            arms_of.setdefault(said, []).append(arm)
     for said, arms in arms_of.items():
-        every = len(arms) == len(plan.arms)
-        yield f"{'No arm composes' if every else f'{_joined(arms)} {_does(arms)} not compose'}: {said}"
+        none = "No arm composes" if len(arms) == len(plan.arms) else f"{_joined(arms)} {_does(arms)} not compose"
+        yield f"{none} with this version of lmexp: {said}"
 
 
 def _does(arms: Sequence[str]) -> str:
@@ -177,6 +192,14 @@ def _free_problems(plan: Plan, configs: dict[str, RunConfig]) -> Iterator[str]:
                 yield f"design.free leaves {key} to the command line, but {arm} is made by setting it; choose one."
 
 
+def _naming_problems(plan: Plan) -> Iterator[str]:
+    """Name the overrides that say which run it is, not what it does: the cell decides that, and they are dropped."""
+    everything = [*plan.base, *(item for overrides in plan.arms.values() for item in overrides)]
+    for item in dict.fromkeys(everything):
+        if item.partition("=")[0].lstrip("+~") in NAMING_KEYS:
+            yield f"The override {item} says which run it is, which each cell does by itself; take it out."
+
+
 def _keys(config: RunConfig, section: str) -> Iterator[str]:
     pending = [(section, asdict(getattr(config, section)))]
     while pending:
@@ -190,7 +213,11 @@ def power_lines(plan: Plan) -> list[str]:
     """Say what each test of a plan can find, and how small the error must be for it to find what matters."""
     if len(plan.judged_arms) < 2 or len(plan.judged_seeds) < _FEWEST_SEEDS:
         return ["Nothing: tests need two arms and two seeds."]
-    return [*(_reach_line(plan, reach) for reach in reaches(plan)), *_equivalence_line(plan)]
+    try:
+        lines = [_reach_line(plan, reach) for reach in reaches(plan)]
+    except ValueError as error:
+        return [f"Nothing: {error}."]
+    return [*lines, *_equivalence_line(plan)]
 
 
 def _reach_line(plan: Plan, reach: Reach) -> str:
@@ -230,7 +257,7 @@ def lock_plan(name: str, overrides: Sequence[str]) -> int:
         print(f"{name} is locked since {lock.entries[0].at} and unchanged: sha256 {lock.current.sha256}")
         return 0
     promised = _promised(plan, "locked")
-    existed = len(read_launched(root))
+    existed = len(launched_folders(root))
     own = _own_copy(plan)
     lock = append(own, _entry(own, LOCKED, None, existed, None, promised))
     _tell(own, lock, "Locked", existed, is_copy=own.path != plan.path)

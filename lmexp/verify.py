@@ -9,18 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from lmexp import results
+from lmexp import __version__, results
 from lmexp.anchors import Commit, commits, first_commit, witnesses
 from lmexp.compose import frozen_cells, results_folder
 from lmexp.config import RunConfig
 from lmexp.errors import UserError
 from lmexp.evidence import Evidence, Launched, copies, edited, follows_now, read_launched, weigh
 from lmexp.lock import LOCK_FILE, Entry, Finding, Lock, cell_key, changes, moment, read_lock_beside
-from lmexp.plan import Plan, cells, confirmation_cells, find_plans, parse_plan, read_plan
+from lmexp.plan import Plan, canonical_json, cells, confirmation_cells, find_plans, parse_plan, read_plan
 from lmexp.stages import choose
 
 _MOST_NAMED = 6
@@ -125,12 +126,15 @@ def _config_findings(lock: Lock, plan: Plan, runs: Sequence[Launched]) -> Iterat
     changed = [key for key in promised if promised[key] != now.get(key)]
     if changed:
         why = next((said for key in changed if (said := _config_changes(key, configs.get(key), plan, lock, runs))), "")
-        text = (
-            f"{_cells(changed)} of {len(lock.current.cells)} would have another config now than when they were locked"
-        )
-        yield Finding(True, f"{text}: conf/, the text or lmexp itself changed ({_listed(changed)}){why}.")
+        text = f"{_cells(changed)} of {len(lock.current.cells)} would have another config now than when locked"
+        what = f"conf/, the text or lmexp itself ({_versions(lock.current)}) changed"
+        yield Finding(True, f"{text}: {what} ({_listed(changed)}){why}.")
     if added := [key for key in now if key not in lock.current.cells]:
         yield Finding(True, f"{lock.name(lock.current)} holds no config of {_cells(added)}: {_listed(added)}.")
+
+
+def _versions(entry: Entry) -> str:
+    return __version__ if entry.lmexp_version == __version__ else f"{entry.lmexp_version} then, {__version__} now"
 
 
 def _config_changes(key: str, config: RunConfig | None, plan: Plan, lock: Lock, runs: Sequence[Launched]) -> str:
@@ -161,6 +165,7 @@ def _run_findings(lock: Lock, plan: Plan, evidence: Evidence) -> Iterator[Findin
     yield from _set_aside(lock, plan, evidence)
     yield from _earlier_entries(lock, evidence)
     yield from _exploratory(lock, plan, evidence)
+    yield from _unequal(plan, evidence)
 
 
 def _lost_attempts(runs: Sequence[Launched]) -> Iterator[Finding]:
@@ -220,25 +225,66 @@ def _exploratory(lock: Lock, plan: Plan, evidence: Evidence) -> Iterator[Finding
     for run in evidence.runs:
         if run.claims:
             continue
-        if any((run.folder / name).exists() and (run.folder / name).read_text() for name in ("DONE", "FAILED")):
+        if _is_sealed(run):
             for name in edited(run):
                 yield Finding(True, f"{run.name}: {name} was edited or lost after the run ended.")
         why[_why_exploratory(lock, plan, run)] += 1
     for reason, count in why.items():
         yield Finding(False, f"{_count(count, 'run')} exploratory: {reason}.")
+    first = lock.entries[0]
+    before = sum(_is_before(first, run) for run in evidence.runs if not run.claims)
+    if before > first.runs_existed:
+        said = f"{first.runs_existed} existed when it was made, but {before} of those here"
+        yield Finding(False, f"entry 0 says that {said} had started by then.")
+
+
+def _is_sealed(run: Launched) -> bool:
+    """Tell whether a run's marker vouches for anything; markers of old were empty."""
+    markers = [run.folder / name for name in (results.DONE, results.FAILED)]
+    return any(marker.exists() and marker.stat().st_size for marker in markers)
+
+
+def _is_before(entry: Entry, run: Launched) -> bool:
+    made = moment(entry.at)
+    return made is not None and run.started_at is not None and run.started_at < made
 
 
 def _why_exploratory(lock: Lock, plan: Plan, run: Launched) -> str:
-    made = moment(lock.entries[0].at)
     if run.row is None or run.config is None:
         return "without a row or a config that can be read"
     if run.row["overrides"]:
         return f"started with {run.row['overrides']}"
-    if run.started_at and made and run.started_at < made:
-        return "from before the plan was locked"
+    if _is_before(lock.entries[0], run):
+        known = ", with configs that it promises: what they give was known" if follows_now(lock, plan, run) else ""
+        return f"from before the plan was locked{known}"
     if not follows_now(lock, plan, run):
         return "of another version of the plan or its configs"
     return "frozen before the plan was locked and started after it, or their registration was taken away"
+
+
+def _unequal(plan: Plan, evidence: Evidence) -> Iterator[Finding]:
+    """Say in what the runs that count differ, though no config promised that they would not."""
+    counted = [run for run in evidence.counted.values() if run.row and run.config]
+    for key in plan.free:
+        values = Counter(canonical_json(_at(_deciding(run.config), key)) for run in counted if run.config)
+        if len(values) > 1:
+            said = _listed([f"{value} in {_count(n, 'run')}" for value, n in values.items()])
+            yield Finding(False, f"{key}, which the plan leaves free, differs among the runs that count: {said}.")
+    codes = Counter((run.row["git_commit"], run.row["git_dirty"]) for run in counted if run.row)
+    if len(codes) > 1 or any(dirty for _, dirty in codes):
+        said = _listed([f"{_code(commit, dirty)} in {_count(n, 'run')}" for (commit, dirty), n in codes.items()])
+        yield Finding(False, f"Which code made the runs that count is not one thing: {said}.")
+
+
+def _code(commit: str | None, dirty: bool | None) -> str:
+    return f"git {str(commit)[:12]}{' with uncommitted changes' if dirty else ''}" if commit else "no git commit"
+
+
+def _at(node: Any, key: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def _cell_findings(plan: Plan, evidence: Evidence) -> Iterator[Finding]:
@@ -337,10 +383,10 @@ def print_verification(name: str, overrides: Sequence[str]) -> int:
     for finding in found.findings:
         label, style = ("FAULT  ", "red") if finding.is_fault else ("", "")
         console.print(Text(label + finding.text, style=style))
-    evidence = f"evidence sha256 {found.evidence_sha256} ({_count(found.n_counted, 'run')})"
+    evidence = f"evidence sha256 {found.evidence_sha256} ({_count(found.n_counted, 'run')})" if found.n_counted else ""
     faults = _count(sum(finding.is_fault for finding in found.findings), "fault")
     words, style = ("verified", "bold green") if found.is_clean else (f"not verified, {faults}", "bold red")
-    console.print(Text(f"{words}  {evidence}", style=style))
+    console.print(Text(f"{words}  {evidence or 'no run counts yet'}", style=style))
     return 0 if found.is_clean else 1
 
 

@@ -640,6 +640,27 @@ def call_a_diverged_run_ok(store):
     return "its row says ok, and there is no DONE beside it"
 
 
+def call_a_finished_run_interrupted(store):
+    """To run the cell again, because its score did not please."""
+    folder = store.of("gated", 0)
+    change_row(folder, status="interrupted", error="KeyboardInterrupt", probe_after=1.5)
+    (folder / "DONE").unlink()
+    results.finish(folder, results.FAILED)
+    return "its row says interrupted, and has what is measured only after a run has ended well"
+
+
+def garble_marker(store):
+    (store.of("gated", 0) / "DONE").write_bytes(b"\xff\xfe\x00")
+    return "run.parquet was edited or lost"
+
+
+def garble_config(store):
+    folder = store.of("gated", 0)
+    (folder / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    results.finish(folder, results.DONE)
+    return "config.yaml is damaged"
+
+
 def deregister_in_the_row(store):
     change_row(store.of("gated", 0), registered=False, lock_sha256=None)
     return "run.parquet was edited or lost"
@@ -658,7 +679,8 @@ ATTACKS = [
     copy_row_from_another_cell, copy_row_and_reseal, copy_whole_folder, copy_measures_into_another_seed,
     copy_measures_and_change_times, copy_exploratory_measures, run_of_another_plan, start_before_the_lock, no_start,
     claim_registration, claim_registration_in_the_row_alone, hide_overrides, another_plan_hash, another_lock_hash,
-    call_a_diverged_run_ok, deregister_in_the_row, a_cell_that_the_plan_lacks,
+    call_a_diverged_run_ok, call_a_finished_run_interrupted, garble_marker, garble_config,
+    deregister_in_the_row, a_cell_that_the_plan_lacks,
 ]  # fmt: skip
 
 
@@ -855,9 +877,41 @@ def unregistered(store, arm, seed, **columns):
     return store.write(dataclasses.replace(frozen, config=config), **columns)
 
 
-def test_runs_from_before_the_lock_are_named_as_such(store):
-    unregistered(store, "spare", 0, started_at="2020-01-01T00:00:00+00:00")
+def test_runs_from_before_the_lock_are_named_as_such_and_whether_they_gave_the_outcome_away(store):
+    early = "2020-01-01T00:00:00+00:00"
+    unregistered(store, "spare", 0, started_at=early)
+    known = (
+        "1 run exploratory: from before the plan was locked, with configs that it promises: what they give was known."
+    )
+    assert known in remarks("tried")
+    folder = store.of("spare", 0)
+    change_config(folder, seed=3)
+    reseal(folder, seed=3)
     assert "1 run exploratory: from before the plan was locked." in remarks("tried")
+
+
+def test_runs_that_a_lock_did_not_see_are_pointed_at(store):
+    unregistered(store, "spare", 0, started_at="2020-01-01T00:00:00+00:00")
+    words = "entry 0 says that 0 existed when it was made, but 1 of those here had started by then."
+    assert words in remarks("tried")
+    rewrite_entries(store, lambda entries: entries[0].update(runs_existed=1))
+    assert not any("of those here had started by then" in remark for remark in remarks("tried"))
+
+
+def test_runs_that_count_and_differ_in_what_is_free_or_in_their_code_are_pointed_at(store):
+    assert not any("differs" in remark or "code" in remark for remark in remarks("tried"))
+    shutil.rmtree(store.of("gated", 0))
+    store.run("gated", 0, "budget.evaluations=1")
+    found, said = faults("tried"), remarks("tried")
+    assert found == []
+    (differs,) = [
+        remark for remark in said if remark.startswith("budget.evaluations, which the plan leaves free, differs")
+    ]
+    assert {*differs.rpartition(": ")[2].rstrip(".").split(", ")} == {"5 in 5 runs", "1 in 1 run"}
+    reseal(store.of("plain", 0), git_commit="c0ffee" * 6 + "c0ff", git_dirty=True)
+    (code,) = [remark for remark in remarks("tried") if "Which code" in remark]
+    assert "no git commit in 5 runs" in code
+    assert "git c0ffeec0ffee with uncommitted changes in 1 run" in code
 
 
 def test_a_run_that_could_have_been_registered_and_is_not_is_pointed_at(store):
@@ -891,7 +945,7 @@ def test_a_changed_config_group_is_found_and_the_key_named(store, conf):
     path = conf / "optimizer" / "_shared.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"clip_norm": 7.5}))
     (fault,) = faults("tried")
-    assert fault.startswith("6 cells of 6 would have another config now than when they were locked")
+    assert fault.startswith("6 cells of 6 would have another config now than when locked: ")
     assert "plain seed 0: optimizer.clip_norm: 1.0 became 7.5" in fault
 
 

@@ -179,7 +179,7 @@ def test_a_plan_that_is_refused_leaves_nothing_behind(tmp_path, capsys):
         ([(("metrics", "primary", "sesoi"), -0.01)], "sesoi is -0.01, but it must be above 0"),
         ([(("metrics", "primary", "sesoi"), float("inf"))], "sesoi is inf"),
         ([(("metrics", "primary", "sesoi"), float("nan"))], "sesoi is nan"),
-        ([(("metrics", "secondary"), ["tokens_per_sec"])], "No run measures tokens_per_sec."),
+        ([(("metrics", "secondary"), ["tokens_per_sec"])], "lmexp measures tokens_per_sec. Unknown"),
         ([(("metrics", "primary", "name"), "val_bpp")], "did you mean 'val_bpb'"),
         ([(("analysis", "omnibus"), "permutation")], "cannot reach its alpha of 0.05: with 2 arms and 2 seeds"),
         ([(("analysis", "contrasts"), "sign_flip_holm")], "sign_flip_holm cannot reach its alpha"),
@@ -191,12 +191,14 @@ def test_a_plan_that_is_refused_leaves_nothing_behind(tmp_path, capsys):
          "would share their folders"),
         ([(("design", "arms", "c/d"), ["optimizer.lr=0.1"])], "The arm 'c/d' cannot name a folder"),
         ([(("design", "arms", ".."), ["optimizer.lr=0.1"])], "The arm '..' cannot name a folder"),
-        ([(("design", "arms", "c"), ["optimizer.lrr=0.1"])], "c does not compose: Unknown key 'optimizer.lrr'"),
-        ([(("design", "arms", "c"), ["model.n_heads=7"])], "c does not compose: model.n_heads=7 does not divide"),
-        ([(("design", "base"), ["model=gpt_tinny"])], "No arm composes: Unknown choice of model 'gpt_tinny'"),
+        ([(("design", "arms", "c"), ["optimizer.lrr=0.1"])], "c does not compose with this version of lmexp: Unk"),
+        ([(("design", "arms", "c"), ["model.n_heads=7"])], "of lmexp: model.n_heads=7 does not divide model.d_model"),
+        ([(("design", "base"), ["model=gpt_tinny"])], "No arm composes with this version of lmexp: Unknown choice"),
         ([(("design", "free"), ["budget.secnds"])], "Unknown key under design.free 'budget.secnds'"),
         ([(("design", "free"), ["seed"])], "Unknown key under design.free 'seed'"),
         ([(("design", "free"), ["model.ffn"])], "design.free leaves model.ffn to the command line, but b is made by"),
+        ([(("design", "arms", "c"), ["seed=3", "optimizer.lr=0.1"])], "The override seed=3 says which run it is"),
+        ([(("design", "base"), ["model=gpt_tiny", "paths.results=x"])], "The override paths.results=x says which run"),
         ([(("design", "free"), ["model"])], "design.free leaves model to the command line"),
     ],
 )  # fmt: skip
@@ -221,9 +223,10 @@ def test_every_problem_is_listed_on_a_line_of_its_own(capsys):
     assert lock() == 2
     reasons = capsys.readouterr().err.split("\n  - ")[1:]
     for words in (
-        "It judges 1 seed", "has no sesoi", "No run measures nothing_such", "No run measures nor_this",
-        "c and d do not compose: Unknown choice of model 'mla_small'", "c does not compose: Unknown key 'kv'",
-        "c does not compose: Unknown key 'optimizer.lrr'",
+        "It judges 1 seed", "has no sesoi", "measures nothing_such", "measures nor_this",
+        "c and d do not compose with this version of lmexp: Unknown choice of model 'mla_small'",
+        "c does not compose with this version of lmexp: Unknown key 'kv'",
+        "c does not compose with this version of lmexp: Unknown key 'optimizer.lrr'",
     ):  # fmt: skip
         assert sum(words in reason for reason in reasons) == 1, words
     assert len(reasons) == 7  # what model=mla_small would have as keys, nobody can tell
@@ -247,6 +250,26 @@ def test_a_test_is_refused_just_when_it_cannot_reach_its_alpha(arms, seeds, cont
     )
     plan = parse_plan(written(content) / "plan.yaml")
     assert any("cannot reach its alpha" in problem for problem in preregister.problems(plan)) == refused
+
+
+def test_a_crossed_design_needs_every_crossing_and_two_levels_of_each_factor():
+    def found(factors, exploratory=()):
+        design = {"base": ["model=gpt_tiny"], "factors": factors, "control": "low-plain", "seeds": [0, 1, 2]}
+        content = changed(
+            (("design",), design),
+            (("hypotheses",), None),
+            (("exploratory",), list(exploratory)),
+            (("analysis", "omnibus"), "two_way_blocked"),
+        )
+        return preregister.problems(parse_plan(written(content) / "plan.yaml"))
+
+    rates = {"low": ["optimizer.lr=1e-4"], "high": ["optimizer.lr=1e-2"]}
+    kinds = {"plain": [], "gated": ["model.ffn=swiglu"]}
+    assert found({"rate": rates, "kind": kinds}) == []
+    gap = found({"rate": rates, "kind": kinds}, ["high-gated"])
+    assert gap == ["two_way_blocked needs every crossing of its factors, and high-gated is not judged."]
+    (single,) = found({"rate": rates, "kind": {"plain": []}})
+    assert single.startswith("A test has nothing to go by: ")
 
 
 STAGES = {

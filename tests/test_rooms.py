@@ -35,6 +35,7 @@ ROOMS = {
         "evidence",
         "lock",
         "plan",
+        "results",
         "statistics",
         "verify",
     },
