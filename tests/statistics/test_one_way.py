@@ -82,6 +82,7 @@ class TestOneWayAnova:
         [
             ([[1.0, 1.0], [2.0, 2.0, 2.0]], "no variation within any sample"),
             ([[0.1 + 0.2, 0.3], [1.0, 1.0]], "no variation within any sample"),  # rounding is not variation
+            ([[3e5 + 1e-10, 3e5], [1.0, 1.0]], "no variation within any sample"),  # of the largest values
             ([[1.0], [2.0], [4.0]], "no sample has 2 values"),
             ([[1.0, 2.0, 4.0]], "fewer than 2 samples"),
         ],
@@ -91,6 +92,10 @@ class TestOneWayAnova:
         assert found.f is found.p is found.eta2.value is found.omega2.low is None
         assert found.why == found.eta2.undefined == why
         assert str(found) == f"F undefined: {why}"
+
+    def test_one_degree_of_freedom_is_enough(self):
+        found, oracle = one_way_anova([[1.0, 2.0], [3.0]]), stats.f_oneway([1.0, 2.0], [3.0])
+        assert (found.f, found.p) == pytest.approx((oracle.statistic, oracle.pvalue), rel=1e-12)
 
     def test_variation_of_the_thirteenth_digit_is_variation(self):
         assert one_way_anova([[1e12, 1e12 + 0.1], [1e12 + 0.3, 1e12 + 0.2]]).f is not None
@@ -116,7 +121,7 @@ class TestWelch:
         found = welch_anova(R_EXAMPLE)
         assert found.f == pytest.approx(0.609740409019517, abs=2e-15)
         assert found.p == pytest.approx(0.574838941286302, abs=2e-15)
-        assert found.df1 == 2
+        assert (found.n_groups, found.n_values, found.df1) == (3, 15, 2)
 
     def test_agrees_with_pingouin(self, samples):
         import pandas as pd
@@ -149,7 +154,7 @@ class TestAlexanderGovern:
         found, oracle = alexander_govern(samples), stats.alexandergovern(*samples)
         assert found.statistic == pytest.approx(oracle.statistic, rel=1e-12)
         assert found.p == pytest.approx(oracle.pvalue, rel=1e-12)
-        assert found.df == 3
+        assert (found.df, found.n_groups) == (3, 4)
         assert str(found) == f"A(3) = {oracle.statistic:.4g}, p = {oracle.pvalue:.3g}"
 
     def test_agrees_with_scipy_where_the_means_differ(self, samples):
@@ -173,6 +178,9 @@ def test_separate_variances_need_variation_in_every_sample(arrays, why):
     welch, check = welch_anova(arrays), alexander_govern(arrays)
     assert welch.f is welch.df2 is welch.p is check.statistic is check.p is None
     assert welch.why == check.why == why
+    assert welch.n_groups == check.n_groups == len(arrays)
+    assert welch.n_values == sum(map(len, arrays))
+    assert welch.df1 == check.df == len(arrays) - 1
     assert why in str(welch)
     assert why in str(check)
 
@@ -182,3 +190,10 @@ def test_description_is_of_the_mean():
     assert (one.n, other.n) == (3, 2)
     assert other.mean - one.mean == pytest.approx(8.5, abs=1e-14)
     assert one.squared_error == pytest.approx(7.0 / 3, rel=1e-14)  # variance 7, three values
+
+
+def test_a_sample_without_spread_still_has_a_mean():
+    one, single, constant, none = describe([[1.0, 2.0, 6.0], [4.0], [5.0, 5.0], []])
+    assert [sample.n for sample in (one, single, constant, none)] == [3, 1, 2, 0]
+    assert (single.mean - one.mean, constant.mean - one.mean) == pytest.approx((1.0, 2.0), abs=1e-14)
+    assert single.squared_error is constant.squared_error is none.mean is None

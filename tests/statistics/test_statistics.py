@@ -159,8 +159,16 @@ class TestBlockedAnova:
             assert found.f is found.p is found.epsilon is found.permutation is found.eta2.value is None
             assert why in found.eta2.undefined
 
-    def test_rounding_is_not_variation(self):
-        values = 0.1 + 0.2 * np.arange(3)[:, None] + 0.3 * np.arange(4)  # additive, but not in binary
+    @pytest.mark.parametrize("n_arms", [2, 4])
+    def test_two_seeds_are_enough(self, values, n_arms):
+        found = blocked_anova(values[:n_arms, :2])
+        assert (found.df_arms, found.df_seeds, found.df_error) == (n_arms - 1, 1, n_arms - 1)
+        if n_arms == 2:
+            assert found.p == pytest.approx(stats.ttest_rel(*values[:2, :2]).pvalue, rel=1e-9)
+
+    @pytest.mark.parametrize("unit", [1.0, 1e9, 1e-9])
+    def test_rounding_is_not_variation(self, unit):
+        values = unit * (0.1 + 0.2 * np.arange(3)[:, None] + 0.3 * np.arange(4))  # additive, but not in binary
         assert np.ptp(values - values.mean(0) - values.mean(1)[:, None]) > 0
         assert fit_blocks(values).error_variance is None
 
@@ -201,6 +209,10 @@ class TestPermutation:
         whole, decimal = permutation_test(steps.astype(float)), permutation_test(steps * 0.1 + 1e3)
         assert whole == decimal
         assert 1 / 216 < whole.p < 1
+
+    def test_equal_sums_tie_with_every_arrangement(self):
+        """Arms with the same sum are the least extreme arrangement there is, though in binary the sums differ a bit."""
+        assert permutation_test(np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 0.1], [0.3, 0.1, 0.2]])).p == 1.0
 
     def test_one_seed_shows_nothing(self):
         assert permutation_test(np.array([[1.0], [2.0], [5.0]])).p == 1.0
@@ -334,7 +346,8 @@ class TestShares:
         assert "the full arm is clearly worse than the control" in worse.undefined
         unclear = values.copy()
         unclear[3] = unclear[0] - 0.001 + np.array([0.01, -0.01, 0.0])
-        assert "not clearly above zero" in share(fit_blocks(unclear), 1, 0, 3, 1, 0.95).undefined
+        found = share(fit_blocks(unclear), 1, 0, 3, 1, 0.95).undefined
+        assert "not clearly above zero (interval \N{MINUS SIGN}" in found
 
     def test_one_seed_has_a_share_but_no_interval(self, values):
         found = share(fit_blocks(values[:, :1]), 1, 0, 3, 1, 0.95)
@@ -355,6 +368,10 @@ class TestShares:
         assert paired.value == pytest.approx(20.2 / 10.0)
         assert paired.high - paired.low < 0.5
         assert broken.high is None or broken.high - broken.low > 4 * (paired.high - paired.low)
+
+    def test_two_seeds_have_a_ratio_with_its_interval(self):
+        found = ratio_of_means(np.array([200.0, 204.0]), np.array([100.0, 101.0]), 0.95)
+        assert found.low < 404 / 201 < found.high
 
     def test_ratio_undefined_cases(self):
         same = np.array([2.0, 2.0, 2.0])
@@ -433,7 +450,12 @@ class TestMean:
 
     @pytest.mark.parametrize(
         ("row", "value", "why"),
-        [([], None, "no value"), ([2.5], 2.5, "fewer than 2"), ([2.5, 2.5], 2.5, "no variation")],
+        [
+            ([], None, "no value"),
+            ([2.5], 2.5, "fewer than 2"),
+            ([2.5, 2.5], 2.5, "no variation"),
+            ([3e9 * (0.1 + 0.2), 3e9 * 0.3], 9e8, "no variation"),  # rounding
+        ],
     )
     def test_undefined(self, row, value, why):
         found = mean_estimate(np.array(row, dtype=float), 0.95)
