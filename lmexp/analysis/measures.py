@@ -101,11 +101,19 @@ _BY_NAME = {measure.name: measure for measure in _KNOWN}
 
 def measure_of(plan: Plan, name: str) -> Measure:
     """Return how to name, judge and write a column; for the primary metric the plan's unit and direction win."""
-    known = _BY_NAME.get(name, Measure(name, name.replace("_", " ").capitalize(), "", None, significant))
+    known = _BY_NAME.get(name) or _unknown(name)
     if name != plan.primary.name:
         return known
     write = known.write if plan.primary.unit == known.unit else significant
     return replace(known, unit=plan.primary.unit, direction=plan.primary.direction, write=write)
+
+
+def _unknown(name: str) -> Measure:
+    """Return how to write a column that has no entry; a speed or a duration is known by its ending."""
+    is_speed, is_duration = name.endswith("_per_second"), name.endswith("_seconds")
+    direction = "higher" if is_speed else "lower" if is_duration else None
+    label = name.replace("_", " ").capitalize()
+    return Measure(name, label, "", direction, significant, logarithmic=is_speed or is_duration)
 
 
 def p_text(p: float | None) -> str:
