@@ -133,7 +133,13 @@ class TestLaws:
     def test_no_effect_is_found_as_often_as_alpha_says(self):
         for plan in (two_sample(3, 0.04), paired(4, 0.04), blocked(5, 3, 0.04), blocked_f(5, 3, 0.04)):
             assert plan.power(0.0) == pytest.approx(0.04, abs=1e-9)  # the quantile functions' own error
-        assert blocked(5, 3, 0.04, 4).power(0.0) == pytest.approx(0.01, abs=1e-9)
+        shared = (
+            two_sample(3, 0.04, 4),
+            paired(4, 0.04, 4),
+            blocked(5, 3, 0.04, 4),
+            difference_of_differences(5, 3, 0.04, 4),
+        )
+        assert [plan.power(0.0) for plan in shared] == pytest.approx([0.01] * 4, abs=1e-9)
         assert two_way_interaction(3, 4, 3, 0.04).power(0.0) == pytest.approx(0.04, abs=1e-9)
 
     def test_the_sign_of_the_effect_does_not_matter(self):
@@ -151,9 +157,9 @@ class TestLaws:
 
     def test_the_interaction_of_two_by_two_is_one_difference_of_differences(self):
         # F = t^2: two routes to one test, each with its own noncentral distribution.
-        crossed, single = two_way_interaction(2, 2, 4, 0.05), difference_of_differences(4, 4, 0.05)
+        crossed, single = two_way_interaction(2, 2, 5, 0.05), difference_of_differences(4, 5, 0.05)
         assert crossed.detectable().effect == pytest.approx(single.detectable().effect, rel=1e-6)
-        assert single.detectable().effect == pytest.approx(np.sqrt(2) * blocked(4, 4, 0.05).detectable().effect)
+        assert single.detectable().effect == pytest.approx(np.sqrt(2) * blocked(4, 5, 0.05).detectable().effect)
 
     def test_cohens_f_is_the_spread_of_the_arms_over_the_error(self):
         means = np.array([1.5, 0, 0, 0, -1.5])
@@ -177,6 +183,27 @@ class TestLaws:
     def test_what_is_found_has_the_power_asked_for(self):
         for plan in (blocked(4, 3, 0.01), blocked_f(4, 3, 0.01), two_way_main(3, 2, 4, 0.01)):
             assert plan.power(plan.detectable(0.9).effect) == pytest.approx(0.9, abs=1e-9)
+
+    @pytest.mark.parametrize(
+        ("plan", "name", "unit", "sizes"),
+        [
+            (two_sample(4, 0.05), "two-sample t", "d", (2, 4, None, 6)),
+            (paired(4, 0.05), "paired t", "d_z", (2, 4, None, 3)),
+            (blocked(5, 3, 0.05), "blocked t", "sigma_e", (5, 3, None, 8)),
+            (blocked_at(5, 3, 2.9, "Tukey"), "Tukey", "sigma_e", (5, 3, None, 8)),
+            (blocked_dunnett(5, 3, 0.05), "blocked Dunnett", "sigma_e", (5, 3, None, 8)),
+            (difference_of_differences(5, 3, 0.05), "difference of differences", "sigma_e", (5, 3, None, 8)),
+            (blocked_f(5, 3, 0.05), "blocked F", "sigma_e", (5, 3, 4, 8)),
+            (two_way_main(4, 2, 3, 0.05), "two-way main F", "sigma_e", (8, 3, 3, 14)),
+            (two_way_interaction(4, 3, 5, 0.05), "two-way interaction F", "sigma_e", (12, 5, 6, 44)),
+        ],
+    )
+    def test_says_what_it_is(self, plan, name, unit, sizes):
+        assert (plan.name, plan.unit) == (name, unit)
+        assert (plan.n_arms, plan.n_seeds, plan.df_effect, plan.df_error) == sizes
+        found = plan.detectable(0.7)
+        assert (found.test, found.unit, found.n_arms, found.n_seeds) == (name, unit, *sizes[:2])
+        assert (found.df_error, found.critical, found.power) == (sizes[3], plan.critical, 0.7)
 
     def test_prints_and_becomes_a_row(self):
         import pandas as pd
@@ -282,6 +309,7 @@ class TestEquivalence:
     def test_the_margin_for_a_power(self):
         margin = tost_margin(0.7, 10, 0.05, 0.9)
         assert tost_power(margin, 0.0, 0.7, 10, 0.05) == pytest.approx(0.9, abs=1e-9)
+        assert tost_power(tost_margin(0.7, 10, 0.05), 0.0, 0.7, 10, 0.05) == pytest.approx(0.8, abs=1e-9)
         assert margin > tost_least_margin(0.7, 10, 0.05) == pytest.approx(0.7 * t_quantile(0.95, 10))
 
     @pytest.mark.parametrize(("margin", "alpha"), [(0.0, 0.05), (-1.0, 0.05), (1.0, 0.5), (1.0, 0.0)])

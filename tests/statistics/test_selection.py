@@ -1,6 +1,6 @@
 """The best of a sweep: who is chosen, by how much it flatters, and what the corrections give back."""
 
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pandas as pd
@@ -143,7 +143,9 @@ class TestHeldOut:
         found = held_out_estimate(np.array([1.0, 2.0, 6.0]), 0.9)
         reach = stats.t.ppf(0.95, 2) * np.sqrt(7 * (1 / 3 + 1 / 2))  # the variance of 1, 2, 6 is 7
         assert (found.value, found.low, found.high) == pytest.approx((3, 3 - reach, 3 + reach))
-        assert (found.df, found.n_seeds, found.confidence) == (2, 3, 0.9)
+        assert (found.df, found.n_seeds, found.confidence, found.undefined) == (2, 3, 0.9, None)
+        assert found.method == "leave-one-seed-out, corrected t"
+        assert held_out_estimate(np.array([1.0, 2.0]), 0.9).has_interval  # two seeds are enough
 
     def test_undefined(self):
         assert held_out_estimate(np.array([1.0, np.nan, 2.0]), 0.95).undefined == NO_RATE
@@ -163,6 +165,14 @@ class TestBootstrap:
             by_hand += (values.mean(axis=2)[range(3), chosen] - resampled[range(3), chosen]) / 27
         assert bootstrap_optimism(values, "lower") == pytest.approx(by_hand, rel=1e-9)
         assert bootstrap_optimism(-values, "higher") == pytest.approx(by_hand, rel=1e-9)
+
+    def test_still_looks_at_every_resample_of_seven_seeds(self):
+        values = equal_rates(1, 4, 7, seed=7)[0]
+        counts = np.array([np.bincount(d, minlength=7) for d in combinations_with_replacement(range(7), 7)])
+        means = counts @ values.T / 7
+        gains = values.mean(axis=1)[means.argmin(axis=1)] - means.min(axis=1)
+        by_hand = gains @ stats.multinomial.pmf(counts, 7, [1 / 7] * 7)
+        assert bootstrap_optimism(values[None], "lower") == pytest.approx([by_hand], rel=1e-9)
 
     def test_draws_agree_with_looking_at_all(self):
         """At 8 seeds 10,000 are drawn, the same ones every time; here against another 200,000."""
