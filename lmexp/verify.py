@@ -199,24 +199,28 @@ def _why_aside(lock: Lock, plan: Plan, evidence: Evidence, run: Launched) -> str
 
 
 def _earlier_entries(lock: Lock, evidence: Evidence) -> Iterator[Finding]:
-    """Say which runs of earlier entries count, and check what each amendment says of the runs before it."""
+    """Say what the amendments mean for the runs that were made before them."""
     for place, entry in enumerate(lock.entries[:-1]):
-        kept = [run for run in evidence.counted.values() if run.row and run.row["lock_sha256"] == entry.sha256]
+        kept = sum(run.row is not None and run.row["lock_sha256"] == entry.sha256 for run in evidence.counted.values())
         if kept:
-            text = (
-                f"{_count(len(kept), 'run')} made under entry {place} count: what was amended left their configs alone"
-            )
-            yield Finding(False, f"{text}.")
+            text = f"{_count(kept, 'run')} made under entry {place} count"
+            yield Finding(False, f"{text}: what was amended left their configs alone.")
     for entry in lock.amended_after_data:
         text = f"{lock.name(entry)} was made when {_count(entry.runs_existed, 'registered run')} existed"
         yield Finding(False, f"{text}: verdicts deviate from the plan ({entry.reason}).")
-    for place, entry in enumerate(lock.entries[1:], start=1):
-        made, older = moment(entry.at), {each.sha256 for each in lock.entries[:place]}
-        seen = [run for run in evidence.runs if run.row and run.row["lock_sha256"] in older and run.ended_at and made]
-        ended = [run for run in seen if made and run.ended_at and run.ended_at < made]
-        if ended and not entry.runs_existed:
-            text = f"entry {place} says that no run existed when it was made, but {_count(len(ended), 'run')} had ended"
-            yield Finding(True, f"{text} by then ({_listed([run.name for run in ended])}).")
+    for place in range(1, len(lock.entries)):
+        yield from _denied_runs(lock, place, evidence)
+
+
+def _denied_runs(lock: Lock, place: int, evidence: Evidence) -> Iterator[Finding]:
+    """Check an amendment that says that no run existed against the runs of the entries before it."""
+    entry, older = lock.entries[place], {each.sha256 for each in lock.entries[:place]}
+    made = moment(entry.at)
+    followed = [run for run in evidence.runs if run.row and run.row["lock_sha256"] in older]
+    ended = [run.name for run in followed if made and run.ended_at and run.ended_at < made]
+    if ended and not entry.runs_existed:
+        text = f"entry {place} says that no run existed when it was made, but {_count(len(ended), 'run')} had ended"
+        yield Finding(True, f"{text} by then ({_listed(ended)}).")
 
 
 def _exploratory(lock: Lock, plan: Plan, evidence: Evidence) -> Iterator[Finding]:
