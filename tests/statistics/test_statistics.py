@@ -245,7 +245,9 @@ class TestContrasts:
             assert difference.alone.value == pytest.approx(gap, rel=1e-12)
             assert difference.t == pytest.approx(gap / error, rel=1e-12)
             assert difference.alone.high - gap == pytest.approx(t_quantile(0.975, 6) * error, rel=1e-9)
-            assert gap - difference.simultaneous.low == pytest.approx(dunnett_critical(0.05, 3, 6) * error, rel=1e-9)
+            reach = dunnett_critical(0.05, 3, 6) * error
+            limits = (difference.simultaneous.low, difference.simultaneous.high)
+            assert limits == pytest.approx((gap - reach, gap + reach), rel=1e-9)
             assert difference.p_adjusted == pytest.approx(1 - dunnett_cdf(abs(difference.t), 3, 6), abs=1e-12)
 
     def test_dunnett_p_agrees_with_scipy_where_both_apply(self):
@@ -351,9 +353,11 @@ class TestShares:
 
     def test_one_seed_has_a_share_but_no_interval(self, values):
         found = share(fit_blocks(values[:, :1]), 1, 0, 3, 1, 0.95)
-        assert found.value is not None
+        assert found.value == pytest.approx((values[0, 0] - values[1, 0]) / (values[0, 0] - values[3, 0]), rel=1e-12)
         assert found.low is None
         assert "fewer than 2" in found.undefined
+        assert share(fit_blocks(values[:, :1]), 1, 3, 0, 1, 0.95).value is None  # the full arm is worse: no share
+        assert share(fit_blocks(values[:, :0]), 1, 0, 3, 1, 0.95).value is None
 
     def test_the_bounded_case_is_just_a_denominator_clear_of_zero(self):
         t2 = t_quantile(0.975, 4) ** 2
@@ -369,14 +373,26 @@ class TestShares:
         assert paired.high - paired.low < 0.5
         assert broken.high is None or broken.high - broken.low > 4 * (paired.high - paired.low)
 
+    def test_limits_of_a_ratio_are_where_the_paired_t_test_just_rejects(self):
+        """Fieller's definition: r is a limit when top - r * bottom differs from zero with p = 1 - confidence."""
+        top, bottom = np.array([2.0, 4.2, 6.1, 7.9]), np.array([1.5, 2.0, 2.9, 3.7])
+        found = ratio_of_means(top, bottom, 0.90)
+        for limit in (found.low, found.high):
+            assert stats.ttest_1samp(top - limit * bottom, 0).pvalue == pytest.approx(0.10, rel=1e-9)
+        assert (found.df, found.n_seeds, found.confidence, found.method) == (3, 4, 0.90, "Fieller")
+
     def test_two_seeds_have_a_ratio_with_its_interval(self):
         found = ratio_of_means(np.array([200.0, 204.0]), np.array([100.0, 101.0]), 0.95)
         assert found.low < 404 / 201 < found.high
 
     def test_ratio_undefined_cases(self):
         same = np.array([2.0, 2.0, 2.0])
-        assert "no variation" in ratio_of_means(same, same, 0.95).undefined
-        assert ratio_of_means(same[:1], same[:1], 0.95).low is None
+        assert "no variation" in ratio_of_means(same, same / 4, 0.95).undefined
+        assert ratio_of_means(same, same / 4, 0.95).value == 4.0
+        assert ratio_of_means(same, 0 * same, 0.95).value is None
+        one = ratio_of_means(same[:1], same[:1] / 4, 0.95)
+        assert (one.value, one.low, one.undefined) == (4.0, None, "fewer than 2 complete seeds")
+        assert ratio_of_means(same[:1], 0 * same[:1], 0.95).value is None
         assert ratio_of_means(same[:0], same[:0], 0.95).value is None
 
 
