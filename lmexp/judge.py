@@ -1,7 +1,7 @@
 """The judge: bits per byte on a fixed text. The same code for every arm; no config can tune it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,15 +63,26 @@ class Judge:
 
     def __call__(self) -> Score:
         """Score the model's weights as they are now. Leaves the model in the mode that it was in."""
+        return Score(self._total(self._starts), self._n_tokens, self._n_bytes)
+
+    def warm(self) -> None:
+        """Compile for both shapes of batch (the last is smaller), so that the first scoring is no slower."""
+        self._total({self._starts[0], self._starts[-1]})
+
+    def _total(self, starts: Iterable[int]) -> float:
         was_training = self._model.training
         self._model.eval()
-        nats = sum(np.asarray(self._nats_of(*batch)).sum(dtype=np.float64) for batch in self._batches())
+        nats = sum(np.asarray(self._nats_of(*self._batch(start))).sum(dtype=np.float64) for start in starts)
         self._model.train(was_training)
-        return Score(float(nats), self._n_tokens, self._n_bytes)
+        return float(nats)
 
-    def _batches(self) -> Iterator[list[mx.array]]:
-        for start in range(0, len(self._windows[0]), self._at_once):
-            yield [mx.array(array[start : start + self._at_once]) for array in self._windows]
+    @property
+    def _starts(self) -> range:
+        """The first window of every batch."""
+        return range(0, len(self._windows[0]), self._at_once)
+
+    def _batch(self, start: int) -> list[mx.array]:
+        return [mx.array(array[start : start + self._at_once]) for array in self._windows]
 
     def _token_nats(self, inputs: mx.array, targets: mx.array, weights: mx.array) -> mx.array:
         return token_nats(self._model(inputs), targets) * weights

@@ -60,12 +60,12 @@ RUN_SCHEMA = _schema(
         "n_params_non_embedding": (_WHOLE, "parameters"),
         "budget_seconds": (_REAL, "s"),
         "train_seconds": (_REAL, "s, charged to the budget"),
-        "compile_seconds": (_REAL, "s, build, compile and warm-up"),
+        "compile_seconds": (_REAL, "s, build, compile and warm-up of the step and of the judge"),
         "time_to_first_step_seconds": (
             _REAL,
             "s, from the start of the process, probe and waiting included",
         ),
-        "eval_seconds": (_REAL, "s, all evaluations of the validation text"),
+        "eval_seconds": (_REAL, "s, all evaluations of the validation text, without writing checkpoints"),
         "steps": (_WHOLE, "optimizer steps"),
         "tokens": (_WHOLE, "tokens trained on"),
         "tokens_per_second": (_REAL, "tokens/s of counted training time"),
@@ -262,7 +262,7 @@ def read_row(folder: Path, look_only: bool = False) -> dict[str, Any] | None:
 def measured(row: Mapping[str, Any], metric: str) -> float | None:
     """Return one of ``METRICS`` of a row, also one that is made from its columns; None when it was not measured."""
     if metric != SECONDS_PER_STEP_ALL_IN:
-        return row[metric]
+        return row.get(metric)
     train, evaluation, steps = (row[column] for column in ("train_seconds", "eval_seconds", "steps"))
     return None if train is None or evaluation is None or not steps else float((train + evaluation) / steps)
 

@@ -82,3 +82,14 @@ def test_judging_leaves_the_weights_where_they_were():
     Judge(model, TOKENS, BYTES, 3, compiled=True)()
     # An array left over from tracing could not be read.
     assert np.allclose(np.exp(np.array(model.log_table)), TABLE)
+
+
+def test_warming_scores_each_shape_of_batch_once_and_changes_no_figure():
+    tokens = np.random.default_rng(1).integers(0, 3, 30_011).astype(np.uint16)
+    cold, warm = (Judge(Table(TABLE), tokens, BYTES, 37, compiled=True) for _ in range(2))
+    seen = []
+    scored = warm._nats_of
+    warm._nats_of = lambda inputs, *rest: (seen.append(inputs.shape), scored(inputs, *rest))[1]
+    warm.warm()
+    assert seen == [(221, 37), (812 - 3 * 221, 37)]  # 8192 // 37 windows at once, and what is left of 812
+    assert warm() == cold()

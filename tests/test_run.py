@@ -48,7 +48,16 @@ def test_a_run_writes_every_row_and_file(small, tmp_path):
     assert row["status"] == stored["status"] == "ok"
     unmeasured = {name for name, value in stored.items() if value is None}
     # A budget in steps has no seconds; an ad hoc run has no plan; nothing went wrong.
-    assert unmeasured <= {"error", "warnings", "overrides", "plan_sha256", "budget_seconds", "git_commit", "git_dirty"}
+    assert unmeasured <= {
+        "error",
+        "warnings",
+        "overrides",
+        "plan_sha256",
+        "lock_sha256",
+        "budget_seconds",
+        "git_commit",
+        "git_dirty",
+    }
     assert (stored["steps"], stored["tokens"]) == (10, 10 * 4 * 12)
     assert stored["tokens_per_second"] == pytest.approx(480 / stored["train_seconds"])
     steps = results.read_steps(tmp_path / "run")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from lmexp.analysis.answer import answer, winner_alone
+from lmexp.analysis.answer import answer, crossed_answer, winner_alone
 from lmexp.analysis.cells import (
     AS_PLANNED,
     REGISTERED,
@@ -250,6 +250,9 @@ def _answer(desk: Desk, primary: Table) -> str:
     others = [arm for arm in desk.row if arm != control]
     if control is None or not others:
         return winner_alone(means, measure) if means else ""
+    grid = desk.plan.grid()
+    if len(desk.plan.factors) > 1 and control in grid.values() and primary.complete.any():
+        return crossed_answer(desk.estimate, measure, control, grid)
     single = desk.single_changes()
     said = answer(desk.estimate, measure, control, single or others, desk.plan.analysis.full if single else None)
     complete = primary.complete
@@ -265,8 +268,8 @@ def _explorations(plan: Plan, runs: pd.DataFrame, settings: str) -> tuple[Explor
     for title, rows in by_population(runs).items():
         if title != settings:
             found.append(_exploration(swept, title, rows, title))
-    if plan.exploratory and plan.confirmation is None:
-        ends = () if plan.control is None else (plan.control,)
+    if plan.exploratory:
+        ends = () if swept.control is None else (swept.control,)
         part = replace(swept, arms={arm: plan.arms[arm] for arm in (*ends, *plan.exploratory)})
         rows = runs[runs["arm"].isin(part.arms)]
         found.append(_exploration(part, "Arms that the plan calls exploratory", rows, settings))

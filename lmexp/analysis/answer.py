@@ -6,6 +6,7 @@ about the single changes, and the arm with all of them is named after.
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import log
 
 from lmexp.analysis.measures import Measure
 from lmexp.criteria import Term
@@ -35,7 +36,7 @@ def answer(estimate: Estimator, measure: Measure, control: str, single: list[str
     said = [among + _best(ranked[0], gains[ranked[0]], measure, control, estimate, among)]
     said += [_runner_up(best, second, estimate, measure) for best, second in list(pairwise(ranked))[:1]]
     if full:
-        said.append(f"All changes together ({full}): {_gap(estimate(Term('diff', (full, control), None)), measure)}.")
+        said.append(f"All changes together ({full}): {_gap(_compared(estimate, measure, full, control), measure)}.")
     return " ".join(said)
 
 
@@ -44,7 +45,7 @@ def _value(gain: Estimate) -> float:
 
 
 def _best(arm: str, gain: Estimate, measure: Measure, control: str, estimate: Estimator, among: str) -> str:
-    gap = _gap(estimate(Term("diff", (arm, control), None)), measure)
+    gap = _gap(_compared(estimate, measure, arm, control), measure)
     name = measure.label.lower()
     if _value(gain) <= 0:
         return f"{'none' if among else 'No arm'} improves {name} over {control}; {arm} comes nearest: {gap}."
@@ -55,21 +56,51 @@ def _best(arm: str, gain: Estimate, measure: Measure, control: str, estimate: Es
 
 
 def _runner_up(best: str, second: str, estimate: Estimator, measure: Measure) -> str:
-    lead = estimate(Term("diff", (best, second), None))
+    lead = _compared(estimate, measure, best, second)
     if lead.low is None or lead.high is None:
         return f"Whether it differs from the runner-up, {second}, cannot be told: {lead.undefined}."
     apart = lead.low > 0 or lead.high < 0
     can = "It is clearly apart from" if apart else "It cannot be told from"
-    return f"{can} the runner-up, {second} ({measure.signed(lead.value)}, {_interval(lead, measure)})."
+    return f"{can} the runner-up, {second} ({measure.gap(lead.value)}, {_interval(lead, measure)})."
+
+
+def crossed_answer(estimate: Estimator, measure: Measure, control: str, grid: Mapping[tuple[str, ...], str]) -> str:
+    """Compare, at every level of the other factors, each level of the first factor with the control's.
+
+    Args:
+        estimate: gives the estimate of a term.
+        measure: the primary measure.
+        control: the control, one of the crossed arms; its first level is what others are compared with.
+        grid: the crossed arms by their levels.
+
+    Returns:
+        One sentence for each level that is compared; nothing when nothing has a value.
+    """
+    base = next(levels[0] for levels, arm in grid.items() if arm == control)
+    others = dict.fromkeys(levels[0] for levels in grid if levels[0] != base)
+    rest = dict.fromkeys(levels[1:] for levels in grid)
+    said = []
+    for level in others:
+        pairs = [(grid[level, *more], grid[base, *more], " ".join(more)) for more in rest]
+        gaps = [f"{_gap(_compared(estimate, measure, arm, other), measure)} at {where}" for arm, other, where in pairs]
+        said.append(f"{measure.label} of {level} against {base}: {'; '.join(gaps)}.")
+    return " ".join(said)
+
+
+def _compared(estimate: Estimator, measure: Measure, arm: str, other: str) -> Estimate:
+    """Return arm against another: a logarithm of the ratio where the measure is compared so, else the difference."""
+    if not measure.logarithmic:
+        return estimate(Term("diff", (arm, other), None))
+    return estimate(Term("ratio", (arm, other), None)).mapped(log)
 
 
 def _gap(gap: Estimate, measure: Measure) -> str:
     interval = f" ({_interval(gap, measure)})" if gap.has_interval else ""
-    return f"{measure.signed(gap.value)} {measure.unit}".rstrip() + interval
+    return f"{measure.gap(gap.value)} {measure.gap_unit}".rstrip() + interval
 
 
 def _interval(gap: Estimate, measure: Measure) -> str:
-    return f"{gap.confidence:.0%} interval {measure.signed(gap.low)} to {measure.signed(gap.high)}"
+    return f"{gap.confidence:.0%} interval {measure.gap(gap.low)} to {measure.gap(gap.high)}"
 
 
 def winner_alone(means: Mapping[str, float], measure: Measure) -> str:

@@ -122,9 +122,7 @@ class Desk:
         """Return the estimate that a criterion's term names, with its interval."""
         metric = term.metric or self.plan.primary.name
         table, rows = self.table(metric), [self.row[arm] for arm in term.arms]
-        if metric != self.plan.primary.name and not table.complete.all():
-            gaps = int(np.isnan(table.array).sum())
-            reason = f"{gaps} of {table.array.size} cells have no {metric}"
+        if metric != self.plan.primary.name and (reason := self._gaps(table, rows)):
             return undefined(reason, self.confidence, int(table.complete.sum()), term.name)
         if rows and table.is_known_exactly(rows) and term.name in ("mean", "diff", "ratio"):
             return self._exact(term.name, [float(table.blocks[row, 0]) for row in rows], table)
@@ -135,6 +133,12 @@ class Desk:
         if term.name == "ratio":
             return self._ratio(table, rows[0], rows[1])
         return self._slope(table, rows) if term.name == "slope" else self._directed(term, table, rows)
+
+    def _gaps(self, table: Table, rows: list[int]) -> str | None:
+        """Say what is missing for an estimate; arms that it does not look at may have gaps."""
+        needed = table.array[rows] if rows and table.measure.logarithmic else table.array
+        missing = int(np.isnan(needed).sum())
+        return f"{missing} of {needed.size} cells have no {table.measure.name}" if missing else None
 
     def _exact(self, name: str, found: list[float], table: Table) -> Estimate:
         value = found[0] if name == "mean" else found[0] - found[1] if name == "diff" else found[0] / found[1]
@@ -147,7 +151,7 @@ class Desk:
         Speeds and durations of arms differ in spread as in size: there only the two arms' own error is used.
         """
         if table.measure.logarithmic:
-            return contrast(fit_blocks(table.blocks[[first, second]]), pairwise(2, 0, 1), self.confidence, "paired t")
+            return contrast(_own_fit(table.array[[first, second]]), pairwise(2, 0, 1), self.confidence, "paired t")
         control = self.row.get(str(self.plan.control))
         return between(self.plan.analysis.contrasts, table.blocks, first, second, control, self.alpha)
 
@@ -155,13 +159,14 @@ class Desk:
         """Return top / bottom: by paired logarithms for speeds and durations, else of the means (Fieller)."""
         if not table.measure.logarithmic:
             return ratio_of_means(table.blocks[top], table.blocks[bottom], self.confidence)
-        fit = fit_blocks(table.scaled[[top, bottom]])
+        fit = _own_fit(np.log(table.array[[top, bottom]]))
         return contrast(fit, pairwise(2, 0, 1), self.confidence, "paired log t").mapped(exp)
 
     def _slope(self, table: Table, rows: list[int]) -> Estimate:
         """Return the least-squares change from one arm to the next; a factor for speeds and durations."""
         places = np.arange(len(rows)) - (len(rows) - 1) / 2
-        found = contrast(fit_blocks(table.scaled[rows]), places / (places @ places), self.confidence, "blocked t")
+        own = np.log(table.array[rows]) if table.measure.logarithmic else table.array[rows]
+        found = contrast(_own_fit(own), places / (places @ places), self.confidence, "blocked t")
         return found.mapped(exp) if table.measure.logarithmic else found
 
     def _directed(self, term: Term, table: Table, rows: list[int]) -> Estimate:
@@ -175,19 +180,24 @@ class Desk:
         if term.name == "improvement":
             return self._difference(table, *((control, rows[0]) if sign > 0 else (rows[0], control)))
         parts = rows or [self.row[arm] for arm in self.single_changes()]
-        fit = fit_blocks(table.blocks) if table.measure.logarithmic else table.fit
+        fit = _own_fit(table.array) if table.measure.logarithmic else table.fit
         return interaction(fit, parts, *self._ends(), sign, self.confidence)
 
     def _share(self, table: Table, rows: list[int], sign: int) -> Estimate:
         """Return a share; on the error of its three arms alone where they are named or where spreads differ."""
         if len(rows) == 3 or table.measure.logarithmic:
             three = rows if len(rows) == 3 else [rows[0], *self._ends()]
-            return share(fit_blocks(table.blocks[three]), 0, 1, 2, sign, self.confidence)
+            return share(_own_fit(table.array[three]), 0, 1, 2, sign, self.confidence)
         return share(table.fit, rows[0], *self._ends(), sign, self.confidence)
 
     def _ends(self) -> tuple[int, int]:
         """Return the rows of the control and of the full arm."""
         return self.row[str(self.plan.control)], self.row[str(self.plan.analysis.full)]
+
+
+def _own_fit(values: np.ndarray) -> Fit:
+    """Fit the blocked design of some arms alone, at the seeds that all of them have."""
+    return fit_blocks(values[:, complete_seeds(values)])
 
 
 def _relative(table: Table, value: float, control: int) -> float | None:

@@ -288,10 +288,10 @@ class TestOnRows:
 
     def test_a_metric_with_gaps_is_undefined_not_computed_on_the_rest(self):
         runs = make_runs(make_plan())
-        runs.loc[3, "tokens_per_second"] = float("nan")
+        runs.loc[runs["arm"].eq("rope") & runs["seed"].eq(1), "tokens_per_second"] = float("nan")
         found = judged("diff(rope, baseline, metric=tokens_per_second) < 0", runs)
         assert found.verdict == INADMISSIBLE
-        assert "1 of 18 cells have no tokens_per_second" in found.reason
+        assert "1 of 6 cells have no tokens_per_second" in found.reason
 
     def test_a_metric_without_a_better_direction_cannot_improve(self):
         found = judged("improvement(rope, metric=steps) > 0", secondary=("steps",))
