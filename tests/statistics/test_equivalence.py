@@ -111,6 +111,9 @@ class TestLaws:
         assert tost_paired(*pairs, least * 1.001, 0.05).outcome == "equivalent"
         assert tost_paired(*pairs, least * 0.999, 0.05).outcome == "undecided"
 
+    def test_in_the_middle_nothing_speaks_for_beyond(self):
+        assert tost(0.0, 0.3, 4, 1.0, 0.05, 3).p_beyond == 1
+
     def test_a_small_but_certain_difference_is_equivalent(self):
         found = tost(0.2, 0.01, 10, 1.0, 0.05, 3)
         assert found.low > 0
@@ -139,15 +142,23 @@ class TestUndefined:
         found = tost_paired(np.array([2.0]), np.array([1.5]), 1.0, 0.05)
         assert (found.outcome, found.undefined, found.value) == ("undefined", TOO_FEW, 0.5)
         assert (found.p, found.p_beyond, found.low, found.p_lower) == (None, None, None, None)
+        assert (found.margin, found.alpha, found.df, found.n_seeds) == (1.0, 0.05, 0, 1)
+        assert found.confidence == pytest.approx(0.9)
+        assert tost_paired(np.array([2.0, 3.0]), np.array([1.5, 2.6]), 1.0, 0.05).p is not None  # two are enough
         assert tost_paired(np.array([]), np.array([]), 1.0, 0.05).value is None
 
     def test_no_variation_is_no_proof_of_equality(self):
         same = np.full(3, 2.5)
-        assert tost_paired(same, same, 1.0, 0.05).undefined == NO_SPREAD
+        found = tost_paired(same, same, 1.0, 0.05)
+        assert found.undefined == NO_SPREAD
+        assert (found.margin, found.alpha, found.df, found.n_seeds) == (1.0, 0.05, 2, 3)
+        large = np.array([1e6, 3e6, 2e6])  # where rounding is as large as other metrics' differences
+        assert tost_paired(large * 1.1, large * 1.1 - 0.3, 1.0, 0.05).undefined == NO_ERROR
         moving = np.array([1.0, 4.0, 2.0])
         assert tost_paired(moving + 0.1, moving, 1.0, 0.05).undefined == NO_ERROR
         found = tost_contrast(fit_blocks(np.stack([moving + 0.1, moving])), np.array([1.0, -1.0]), 1.0, 0.05)
         assert (found.outcome, found.undefined, found.p) == ("undefined", NO_ERROR, None)
+        assert (found.margin, found.alpha, found.df, found.n_seeds) == (1.0, 0.05, 2, 3)
         assert found.value == pytest.approx(0.1)
         assert tost_contrast(fit_blocks(np.empty((2, 0))), np.array([1.0, -1.0]), 1.0, 0.05).value is None
 

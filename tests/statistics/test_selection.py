@@ -72,12 +72,20 @@ class TestChoice:
         tenths = np.array([[[9.0, 9.0, 9.0], [0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]])  # sums that differ by rounding only
         assert tenths[0, 1].mean() > tenths[0, 2].mean()
         assert (chosen_rates(tenths, "lower")[0].rate, chosen_rates(tenths, "lower")[0].tied) == (1, True)
+        for scale in (-1e6, -1e-6):  # rounding grows with the values; the mean of 0 is no measure of it
+            found = chosen_rates(scale * np.concatenate([tenths, np.zeros((1, 1, 3))], axis=1)[:, 1:], "higher")[0]
+            assert (found.rate, found.tied) == (2, False)
+            found = chosen_rates(scale * np.concatenate([tenths, np.ones((1, 1, 3))], axis=1)[:, 1:], "higher")[0]
+            assert (found.rate, found.tied) == (0, True)
+            found = chosen_rates(-scale * np.concatenate([tenths, np.zeros((1, 1, 3))], axis=1)[:, 1:], "higher")[0]
+            assert (found.rate, found.tied) == (0, True)
         assert not chosen_rates(values[:, ::3], "lower")[0].tied
 
     def test_an_option_without_a_complete_rate_has_none(self, sweep):
         sweep[2, :, 0] = np.nan
         choice = chosen_rates(sweep, "lower")[2]
         assert (choice.rate, choice.undefined, choice.n_left_out) == (None, NO_RATE, 4)
+        assert (choice.at_edge, choice.beside_gap, choice.tied) == (False, False, False)
         assert chosen_rates(sweep[:, :, :0], "lower")[0].rate is None
 
     def test_refuses_what_it_cannot_read(self, sweep):
@@ -150,6 +158,10 @@ class TestHeldOut:
     def test_undefined(self):
         assert held_out_estimate(np.array([1.0, np.nan, 2.0]), 0.95).undefined == NO_RATE
         assert held_out_estimate(np.array([1.0]), 0.95).undefined == "fewer than 2 seeds"
+        for held_out in ([1.0, np.nan, 2.0], [1.0], [0.7, 0.7]):
+            found = held_out_estimate(np.array(held_out), 0.9)
+            assert (found.confidence, found.n_seeds, found.low) == (0.9, len(held_out), None)
+            assert found.method == "leave-one-seed-out, corrected t"
         constant = held_out_estimate(np.array([0.7, 0.7, 0.7]), 0.95)
         assert (constant.value, constant.low, constant.undefined) == (pytest.approx(0.7), None, NO_SPREAD)
 
@@ -243,7 +255,8 @@ class TestMeanAcrossRates:
         for gap in (np.nan, np.inf):
             sweep[2, 3, 1] = gap
             means = mean_across_rates(sweep)
-            assert np.argwhere(~np.isfinite(means)).tolist() == [[2, 1]]
+            assert np.argwhere(np.isnan(means)).tolist() == [[2, 1]]
+            assert np.isfinite(means).sum() == 14
 
 
 class TestBestOfSweep:
@@ -284,6 +297,12 @@ class TestBestOfSweep:
         assert single.naive == sweep[0, :, 0].min()
         assert (single.held_out, single.corrected, single.n_same) == (None, None, None)
         assert single.undefined == "fewer than 2 seeds"
+        assert str(single) == "option 0: undefined (fewer than 2 seeds)"
+
+    def test_two_seeds_are_enough(self, sweep):
+        found = best_of_sweep(sweep[:, :, :2], "lower", 0.95)[2]
+        assert None not in (found.held_out, found.low, found.n_same, found.optimism, found.corrected)
+        assert np.isfinite(held_out_values(sweep[:, :, :2], "lower")).all()
 
     def test_prints_and_becomes_rows(self, sweep):
         sweep[2, :, 0] = np.nan
