@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,31 @@ def test_damaged_log_points_make_the_cell_run_again(tmp_path):
         results.read_steps(folder)
     assert results.damaged_files(tmp_path) == [folder / "steps.parquet.damaged"]
     assert results.state(folder) == "missing"
+
+
+def test_rows_of_an_older_version_keep_what_they_have_and_are_null_elsewhere(tmp_path):
+    """Columns in another order, of another type, too few or too many: what has a name of the schema is read."""
+    folder = results.make_writable(tmp_path / "old")
+    old = pa.table({"val_bpb": pa.array([2.5], pa.float32()), "gone": ["x"], "seed": [3], "run_id": ["old"]})
+    pq.write_table(old, folder / results.RUN_FILE)
+    row = results.read_row(folder)
+    assert list(row) == results.RUN_SCHEMA.names
+    assert (row["val_bpb"], row["seed"], row["run_id"], row["steps"]) == (2.5, 3, "old", None)
+    assert results.read_runs(tmp_path).loc[0, "val_bpb"] == 2.5
+
+
+def test_many_runs_come_in_order_with_their_own_rows(tmp_path, monkeypatch):
+    """Read by several threads, in parts that do not divide them evenly; what is damaged leaves no row behind."""
+    monkeypatch.setattr(results, "_PART", 3)
+    for number in range(11):
+        folder = results.make_writable(tmp_path / f"run{number:02d}")
+        results.write_run(folder, {"seed": number, "run_id": folder.name, "registered": number % 2 == 0})
+    (tmp_path / "run04" / results.RUN_FILE).write_bytes(b"no parquet")
+    rows, expected = results.read_runs(tmp_path), [number for number in range(11) if number != 4]
+    assert list(rows["seed"]) == expected
+    assert list(rows["registered"]) == [number % 2 == 0 for number in expected]
+    assert list(rows["folder"]) == [str(tmp_path / f"run{number:02d}") for number in expected]
+    assert list(rows["run_id"]) == [f"run{number:02d}" for number in expected]
 
 
 def test_every_attempt_is_a_row(tmp_path):
