@@ -94,26 +94,27 @@ def with_populations(plan: Plan, runs: pd.DataFrame, lock: Lock | None) -> pd.Da
         runs: rows of ``run.parquet``, one per launched run.
         lock: the plan's lock.
     """
-    found = [_population(plan, row, lock) for row in runs.to_dict("records")]
+    faults = lock.faults() if lock else []  # once: the chain is hashed to find them, and there may be thousands of runs
+    found = [_population(plan, row, lock, faults) for row in runs.to_dict("records")]
     return runs.assign(population=np.array(found, dtype=object)).reset_index(drop=True)
 
 
-def _population(plan: Plan, row: Record, lock: Lock | None) -> str:
+def _population(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -> str:
     if row.get("registered") is True:
-        fault = _registration_fault(plan, row, lock)
+        fault = _registration_fault(plan, row, lock, faults)
         return f"says that it is registered, but {fault}" if fault else REGISTERED
     if text := _text(row.get("overrides")):
         return text
     return AS_PLANNED if row.get("plan_sha256") == plan.sha256 else "another version of the plan, not registered"
 
 
-def _registration_fault(plan: Plan, row: Record, lock: Lock | None) -> str | None:
+def _registration_fault(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -> str | None:
     """Say why a run that claims to follow the lock does not; None when it does."""
     if lock is None:
         return "the plan has no lock"
     if fault := _text(row.get("file_fault")):
         return fault
-    if faults := lock.faults():
+    if faults:
         return faults[0]
     entry = next((entry for entry in lock.entries if entry.sha256 == row.get("lock_sha256")), None)
     if entry is None:

@@ -16,7 +16,8 @@ class Measure:
     """A measured column. ``direction`` is ``lower``, ``higher`` or None when neither is better.
 
     A speed or a duration is ``logarithmic``: arms are compared by ratios, on the logarithms of their values. What is
-    counted rather than measured is ``exact``: equal values at every seed are knowledge, not a lack of spread.
+    counted rather than measured is ``exact``: equal values at every seed are knowledge, not a lack of spread. Values
+    times ``scale`` are in ``unit``: bytes are shown as MiB.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Measure:
     write: Callable[[float], str]
     logarithmic: bool = False
     exact: bool = False
+    scale: float = 1.0
 
     @property
     def sign(self) -> int | None:
@@ -82,13 +84,15 @@ _KNOWN = (
     Measure("test_bpb", "Test loss", "bits/byte", "lower", decimals(4)),
     Measure("train_loss_nats", "Training loss", "nats/token", "lower", decimals(4)),
     Measure("val_loss_nats", "Validation loss", "nats/token", "lower", decimals(4)),
-    Measure("n_params", "Parameters", "M", None, decimals(3, 1e-6), exact=True),
-    Measure("n_params_non_embedding", "Parameters without embeddings", "M", None, decimals(3, 1e-6), exact=True),
+    Measure("n_params", "Parameters", "M", None, decimals(3, 1e-6), exact=True, scale=1e-6),
+    Measure(
+        "n_params_non_embedding", "Parameters without embeddings", "M", None, decimals(3, 1e-6), exact=True, scale=1e-6
+    ),
     Measure("tokens_per_second", "Speed", "tokens/s", "higher", decimals(0), logarithmic=True),
     Measure("steps_per_second", "Speed", "steps/s", "higher", decimals(2), logarithmic=True),
-    Measure("peak_memory_bytes", "Peak memory", "MiB", "lower", decimals(1, 2**-20)),
+    Measure("peak_memory_bytes", "Peak memory", "MiB", "lower", decimals(1, 2**-20), scale=2**-20),
     Measure("steps", "Steps", "", None, decimals(0)),
-    Measure("tokens", "Tokens", "M", None, decimals(2, 1e-6)),
+    Measure("tokens", "Tokens", "M", None, decimals(2, 1e-6), scale=1e-6),
     Measure("step_at_best", "Step of the best", "", None, decimals(0)),
     Measure("train_seconds", "Training time", "s", None, decimals(1), logarithmic=True),
     Measure("compile_seconds", "Compile time", "s", "lower", decimals(1), logarithmic=True),
@@ -104,8 +108,9 @@ def measure_of(plan: Plan, name: str) -> Measure:
     known = _BY_NAME.get(name) or _unknown(name)
     if name != plan.primary.name:
         return known
-    write = known.write if plan.primary.unit == known.unit else significant
-    return replace(known, unit=plan.primary.unit, direction=plan.primary.direction, write=write)
+    is_ours = plan.primary.unit == known.unit
+    write, scale = (known.write, known.scale) if is_ours else (significant, 1.0)
+    return replace(known, unit=plan.primary.unit, direction=plan.primary.direction, write=write, scale=scale)
 
 
 def _unknown(name: str) -> Measure:
