@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lmexp import results
 from lmexp.config import FrozenRun
+from lmexp.plan import read_plan
 
 # How often the table is drawn anew while a run goes on: seldom, because on a small CPU drawing takes time from the run.
 _TABLE_SECONDS = 20.0
@@ -78,24 +79,37 @@ def facts_of(observation: dict[str, Any]) -> str:
 
 def cells_table(title: str, runs: Sequence[FrozenRun], labels: Sequence[str]) -> RenderableType:
     """Return a table of labels (arms, in order of first appearance) by seeds: each cell's score, or its state."""
-    seeds = sorted({run.config.seed for run in runs})
+    seeds, metric = sorted({run.config.seed for run in runs}), metric_of(runs)
     table = Table(header_style="bold")
     table.add_column("arm")
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     by_label: dict[str, dict[int, Text]] = {}
     for run, label in zip(runs, labels, strict=True):
-        by_label.setdefault(label, {})[run.config.seed] = _cell(run)
+        by_label.setdefault(label, {})[run.config.seed] = _cell(run, metric)
     for label, cells in by_label.items():
         table.add_row(label, *(cells.get(seed, Text("")) for seed in seeds))
-    return Group(Text(title, style="bold"), table, Text("A number is the val_bpb of a run that is done.", style="dim"))
+    return Group(
+        Text(title, style="bold"), table, Text(f"A number is the {metric} of a run that is done.", style="dim")
+    )
 
 
-def _cell(run: FrozenRun) -> Text:
+def metric_of(runs: Sequence[FrozenRun]) -> str:
+    """Return what to show of the runs: the primary metric of their plan, val_bpb without one."""
+    planned = next((run.config for run in runs if run.config.plan_sha256), None)
+    return "val_bpb" if planned is None else read_plan(planned.experiment).primary.name
+
+
+def _score(row: dict[str, Any], metric: str) -> str:
+    value = results.measured(row, metric)
+    return "" if value is None else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _cell(run: FrozenRun, metric: str) -> Text:
     state = run.state
     row = results.read_row(run.folder) if state in ("done", "failed") else None
     if state == "done" and row is not None:
-        return Text(f"{row['val_bpb']:.4f}", style=_STYLES["done"])
+        return Text(_score(row, metric) or "unmeasured", style=_STYLES["done"])
     return Text(str(row["status"]) if row else state, style=_STYLES[state])
 
 
@@ -169,7 +183,8 @@ class SweepDisplay:
         self._now = self._table = None
         if not self._console.is_terminal:
             row = results.read_row(run.folder) or {}
-            score = "" if row.get("val_bpb") is None else f"  val_bpb {row['val_bpb']:.4f}"
+            metric = metric_of(self._runs)
+            score = f"  {metric} {_score(row, metric)}" if row.get("status") == "ok" else ""
             self._console.print(f"{run.config.run_id}  {row.get('status', 'missing')}{score}", highlight=False)
 
     def _render(self) -> RenderableType:

@@ -90,6 +90,12 @@ SECONDS_PER_STEP_ALL_IN = "seconds_per_step_with_evaluation"
 # What a plan may name as a metric.
 METRICS = (*MEASURED_COLUMNS, SECONDS_PER_STEP_ALL_IN)
 
+
+def is_speed_or_duration(metric: str) -> bool:
+    """Tell whether arms are compared by ratios of this metric: what varies as it grows, such as speeds and times."""
+    return metric.endswith(("_per_second", "_seconds")) or metric == SECONDS_PER_STEP_ALL_IN
+
+
 STEP_SCHEMA = _schema(
     {
         "run_id": (_TEXT, "name of the run's folder"),

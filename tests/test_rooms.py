@@ -48,7 +48,7 @@ ROOMS = {
     "run": {"config", "data", "judge", "model", "platform", "results", "train"},
     "generate": {"config", "data", "model", "run"},
     "worker": {"config", "platform", "results", "run"},
-    "display": {"config", "results"},
+    "display": {"config", "plan", "results"},
     "sweep": {"compose", "config", "display", "evidence", "lock", "plan", "results", "stages"},
     "single": {"config", "data", "display", "generate", "results", "run"},
     "status": {"analysis", "compose", "config", "display", "lock", "plan", "results", "sweep"},
