@@ -162,7 +162,9 @@ class TestUndefined:
         assert found.value == pytest.approx(0.1)
         assert tost_contrast(fit_blocks(np.empty((2, 0))), np.array([1.0, -1.0]), 1.0, 0.05).value is None
 
-    @pytest.mark.parametrize(("margin", "alpha"), [(0.0, 0.05), (-1, 0.05), (np.nan, 0.05), (np.inf, 0.05), (1, 0.5)])
+    @pytest.mark.parametrize(
+        ("margin", "alpha"), [(0.0, 0.05), (-1, 0.05), (np.nan, 0.05), (np.inf, 0.05), (1, 0.5), (1, 0)]
+    )
     def test_a_margin_or_level_that_is_none(self, pair, fit, margin, alpha):
         for test in (
             lambda: tost(0.1, 0.3, 4, margin, alpha, 3),
@@ -171,6 +173,9 @@ class TestUndefined:
         ):
             with pytest.raises(ValueError, match="margin above 0"):
                 test()
+
+    def test_one_degree_of_freedom_is_enough(self):
+        assert tost(0.0, 0.5, 1, 4.0, 0.05, 2).p == pytest.approx(stats.t.sf(8, 1), rel=1e-9)
 
     def test_errors_and_series_that_are_none(self):
         for error, df in ((0.0, 4), (0.3, 0), (np.nan, 4)):
