@@ -7,8 +7,10 @@ import pytest
 from scipy import stats
 
 from lmexp.statistics.distributions import (
+    _falling_root,
     dunnett_cdf,
     dunnett_critical,
+    f_upper_p,
     noncentral_f_cdf,
     noncentral_f_limits,
     noncentral_t_cdf,
@@ -70,6 +72,29 @@ def test_steigers_interval():
     low, high = noncentral_f_limits(45.8, 3, 35, 0.90)
     assert low / (low + 35) == pytest.approx(0.68567, abs=6e-6)
     assert high / (high + 35) == pytest.approx(0.85598, abs=6e-6)
+
+
+def test_the_least_noncentrality_leaves_zero_just_when_f_is_significant():
+    """The reason for 90% intervals of eta2: they exclude zero just when p < .05."""
+    assert noncentral_f_limits(stats.f.ppf(0.949, 3, 17), 3, 17, 0.90)[0] == 0.0
+    f = stats.f.ppf(0.951, 3, 17)
+    low, high = noncentral_f_limits(f, 3, 17, 0.90)
+    assert low > 0
+    assert stats.ncf.cdf(f, 3, 17, low) == pytest.approx(0.95, abs=1e-9)
+    assert stats.ncf.cdf(f, 3, 17, high) == pytest.approx(0.05, abs=1e-9)
+    assert f_upper_p(f, 3, 17) == pytest.approx(0.049, abs=1e-9)
+
+
+@pytest.mark.parametrize("start", [-3.0, 0.0, 0.6, 40.0])
+def test_roots_are_found_in_a_handful_of_calls(start):
+    calls = []
+
+    def falling(x):
+        calls.append(x)
+        return 2 - np.exp(min(x, 500.0))
+
+    assert _falling_root(falling, start) == pytest.approx(np.log(2), rel=1e-12)
+    assert len(calls) < 25  # bisection to twelve digits alone takes forty
 
 
 @pytest.mark.parametrize(("df1", "df2", "f"), [(5, 10, 2e6), (1, 2, 9e6), (8, 180, 1.3e6)])
