@@ -21,10 +21,8 @@ import yaml
 
 from lmexp import anchors, compose, results
 from lmexp import lock as lock_room
-from lmexp import preregister as preregister_room
-from lmexp import verify as verify_room
 from lmexp.cli import main
-from lmexp.compose import cell_overrides, compose_run, frozen_cells
+from lmexp.compose import cell_overrides, compose_run
 from lmexp.config import FrozenRun, load, save
 from lmexp.errors import UserError
 from lmexp.lock import Lock, changes, read_lock, sealed, state
@@ -234,20 +232,22 @@ def staged(finished, tmp_path, monkeypatch):
     return copied(finished, TWO_STAGES, tmp_path, monkeypatch)
 
 
-COMPOSED: dict[str, tuple] = {}
+COMPOSED: dict[tuple, FrozenRun] = {}
+plainly = compose._compose
 
 
 @pytest.fixture(autouse=True)
 def _compose_once(monkeypatch):
-    """Composing takes most of the time of ``verify``; a plan that is the same composes to the same."""
+    """Composing takes most of the time here; of the same overrides, plans and text the same comes out."""
 
-    def once(plan):
-        if plan.sha256 not in COMPOSED:
-            COMPOSED[plan.sha256] = frozen_cells(plan)
-        return COMPOSED[plan.sha256]
+    def once(overrides, deviations):
+        files = [*sorted(Path("experiments").glob("*/plan.yaml")), Path("text.txt")]
+        key = (*overrides, "but", *deviations, *(path.read_bytes() for path in files))
+        if key not in COMPOSED:
+            COMPOSED[key] = plainly(overrides, deviations)
+        return COMPOSED[key]
 
-    for room in (verify_room, preregister_room):
-        monkeypatch.setattr(room, "frozen_cells", once)
+    monkeypatch.setattr(compose, "_compose", once)
 
 
 def faults(name: str) -> list[str]:
@@ -713,6 +713,15 @@ def test_what_is_wrong_is_printed_one_line_each_and_the_exit_code_says_so(store,
 # --- cells: missing, repeated, set aside ---------------------------------------------------------------------------
 
 
+def test_equal_scores_of_two_arms_at_one_seed_are_no_copy(store):
+    """As of a compiled and an uncompiled arm on a CPU."""
+    row = results.read_row(store.of("plain", 0))
+    folder = store.of("gated", 0)
+    shutil.rmtree(folder)
+    store.run("gated", 0, **{column: row[column] for column in ("val_bpb", "val_bpb_best", "test_bpb")})
+    assert faults("tried") == []
+
+
 def test_a_missing_cell_is_found(store):
     shutil.rmtree(store.of("gated", 1))
     assert faults("tried") == ["1 cell missing: no registered run of gated seed 1."]
@@ -851,6 +860,12 @@ def test_an_amendment_that_denies_the_runs_before_it_is_found(store):
     assert fault.startswith("entry 1 says that no run existed when it was made, but 6 runs had ended by then (")
 
 
+def test_a_run_without_a_time_belies_no_amendment(store):
+    deny_runs(store, seconds_after=-3600)
+    reseal(store.of("gated", 0), started_at="long ago")
+    assert all("its row gives no time" in fault or "gated seed 0" in fault for fault in faults("tried"))
+
+
 def test_runs_that_were_still_going_on_when_it_was_made_do_not_belie_an_amendment(store):
     deny_runs(store, seconds_after=-3600)
     assert faults("tried") == []
@@ -935,8 +950,7 @@ def conf(tmp_path, monkeypatch):
     """Return a copy of conf/ that may be edited."""
     shutil.copytree(compose.installed_folder("conf"), tmp_path / "conf")
     monkeypatch.setattr(compose, "installed_folder", lambda name: tmp_path / name)
-    for room in (verify_room, preregister_room):
-        monkeypatch.setattr(room, "frozen_cells", frozen_cells)
+    monkeypatch.setattr(compose, "_compose", plainly)
     return tmp_path / "conf"
 
 
