@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lmexp.analysis.pictures import evenly
 from lmexp.errors import UserError
 from lmexp.statistics.distributions import t_quantile
 
@@ -33,6 +34,21 @@ class MeanCurve:
     n: int
 
 
+def sample_of(used: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return the rows whose log points are worth reading for figures: all of them, or the same few seeds of every arm.
+
+    Args:
+        used: rows indexed by (arm, seed).
+        most: about how many rows; at least three seeds per arm are kept.
+
+    Returns:
+        The rows of seeds that are evenly spaced from the first to the last: the same ones every time.
+    """
+    arms, seeds = used.index.get_level_values("arm"), used.index.get_level_values("seed")
+    each = max(3, most // max(1, arms.nunique()))
+    return used[seeds.isin(evenly(sorted(set(seeds)), each))]
+
+
 def read_curves(used: pd.DataFrame, steps: Steps, metric: str) -> tuple[list[Curve], list[str]]:
     """Return the curves of the runs that count, and the runs that have none.
 
@@ -44,12 +60,18 @@ def read_curves(used: pd.DataFrame, steps: Steps, metric: str) -> tuple[list[Cur
     curves, without = [], []
     for arm, seed, run_id in used.reset_index()[["arm", "seed", "run_id"]].itertuples(index=False):
         table = load_steps(steps, str(run_id))
-        points = table[["seconds", metric]].dropna() if table is not None and metric in table else None
-        if points is None or points.empty:
+        curve = None if table is None or metric not in table else _curve(str(arm), int(seed), table, metric)
+        if curve is None or not len(curve.seconds):
             without.append(str(run_id))
         else:
-            curves.append(Curve(str(arm), int(seed), points["seconds"].to_numpy(), points[metric].to_numpy()))
+            curves.append(curve)
     return curves, without
+
+
+def _curve(arm: str, seed: int, table: pd.DataFrame, metric: str) -> Curve:
+    seconds, values = (table[column].to_numpy(dtype=float) for column in ("seconds", metric))
+    known = ~(np.isnan(seconds) | np.isnan(values))
+    return Curve(arm, seed, seconds[known], values[known])
 
 
 def load_steps(steps: Steps, run_id: str) -> pd.DataFrame | None:

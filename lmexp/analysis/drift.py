@@ -40,9 +40,9 @@ def drift_of(used: pd.DataFrame) -> Drift:
     Args:
         used: rows indexed by (arm, seed) with ``probe_before``, ``probe_after`` (probe units/s) and ``started_at``.
     """
-    probes = _relative(
-        [_probe(row) for row in used.reset_index().sort_values(["started_at", "run_id"]).to_dict("records")]
-    )
+    columns = ["run_id", "arm", "seed", "probe_before", "probe_after"]
+    rows = used.reset_index().sort_values(["started_at", "run_id"]).reindex(columns=columns)
+    probes = _relative([_probe(*row) for row in rows.itertuples(index=False)])
     paced = [(probe, probe.pace) for probe in probes if probe.pace is not None]
     if not paced:
         return Drift(tuple(probes), (), "The machine's pace was not measured.")
@@ -54,9 +54,9 @@ def drift_of(used: pd.DataFrame) -> Drift:
     return Drift(tuple(probes), slow, _sentence(slowdown, slowest, slow, len(paced), arms))
 
 
-def _probe(row: dict) -> Probe:
-    rates = [float(row[name]) if pd.notna(row.get(name)) else None for name in ("probe_before", "probe_after")]
-    return Probe(str(row["run_id"]), str(row["arm"]), int(row["seed"]), rates[0], rates[1])
+def _probe(run_id: str, arm: str, seed: int, before: float | None, after: float | None) -> Probe:
+    rates = [float(rate) if rate is not None and np.isfinite(rate) else None for rate in (before, after)]
+    return Probe(str(run_id), str(arm), int(seed), rates[0], rates[1])
 
 
 def _relative(probes: list[Probe]) -> list[Probe]:
