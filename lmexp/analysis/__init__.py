@@ -7,6 +7,6 @@ function that needs it.
 
 from lmexp.analysis.analyse import Analysis, analyse
 from lmexp.analysis.report import Report, write_report
-from lmexp.analysis.tables import terminal_tables
+from lmexp.analysis.terminal import terminal_tables
 
 __all__ = ["Analysis", "Report", "analyse", "terminal_tables", "write_report"]

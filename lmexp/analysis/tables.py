@@ -1,27 +1,16 @@
-"""An analysis as tables: data frames for files, and renderables for the terminal."""
+"""An analysis as data frames, for files and notebooks. Null is undefined, or not promised: never 0."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.cells import MISSING, OK
 from lmexp.analysis.desk import AgainstControl
-from lmexp.analysis.measures import number_text, p_text
-from lmexp.plan import NO_TEST
+from lmexp.analysis.findings import detectables, is_tested
+from lmexp.analysis.measures import number_text
 from lmexp.statistics.estimates import Estimate
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_STYLES = {
-    "SUPPORTED": "bold green",
-    "FALSIFIED": "bold red",
-    "INCONCLUSIVE": "yellow",
-    "INADMISSIBLE": "dim",
-    "DEVIATED": "magenta",
-    "EXPLORATORY": "dim",
-}
 
 
 def arms_table(analysis: Analysis) -> pd.DataFrame:
@@ -47,16 +36,21 @@ _CONTRAST_COLUMNS = [
     *("metric", "arm", "control", "n", "difference", "low", "high", "low_simultaneous", "high_simultaneous"),
     *("confidence", "df", "t", "p", "p_adjusted", "relative"),
     *(name + end for name in ("cohens_d", "hedges_g", "d_z", "share") for end in ("", "_low", "_high")),
+    *("scale", "margin", "equivalence", "p_equivalence"),
 ]
 _ANOVA_COLUMNS = [
     *("source", "sum_of_squares", "df", "mean_square", "f", "p"),
     *(name + end for name in ("eta2", "omega2") for end in ("", "_low", "_high")),
 ]
-_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "left_out_because", "error"]
+_RUN_COLUMNS = ["arm", "seed", "state", "run_id", "population", "left_out_because", "error"]
 
 
 def contrasts_table(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per metric and arm: its difference from the control in every form; null is undefined."""
+    """Return one row per metric and arm: its difference from the control in every form; null is undefined.
+
+    ``difference`` and its limits are in the metric's unit, or logarithms where ``scale`` says so. Tests of runs that
+    are not registered are null too: nothing was promised that they could test.
+    """
     rows = [_contrast_row(analysis, found) for several in analysis.comparisons.values() for found in several]
     return pd.DataFrame(rows, columns=_CONTRAST_COLUMNS)
 
@@ -64,7 +58,8 @@ def contrasts_table(analysis: Analysis) -> pd.DataFrame:
 def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
     alone, together = found.difference.alone, found.difference.simultaneous
     low, high = (together.low, together.high) if together else (None, None)
-    share = analysis.shares.get(found.arm) if found.measure.name == analysis.primary.name else None
+    is_primary, tested = found.measure.name == analysis.primary.name, is_tested(analysis)
+    share = analysis.shares.get(found.arm) if is_primary else None
     row = {
         "metric": found.measure.name,
         "arm": found.arm,
@@ -77,10 +72,12 @@ def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
         "high_simultaneous": high,
         "confidence": alone.confidence,
         "df": alone.df,
-        "t": found.difference.t,
-        "p": found.difference.p,
-        "p_adjusted": found.difference.p_adjusted,
+        "t": found.difference.t if tested else None,
+        "p": found.difference.p if tested else None,
+        "p_adjusted": found.difference.p_adjusted if tested else None,
         "relative": found.relative,
+        "scale": "logarithm" if found.measure.logarithmic else "metric",
+        **_equivalence(analysis, found.arm if is_primary and tested else ""),
     }
     effects = found.effects
     for name, estimate in (
@@ -93,6 +90,13 @@ def _contrast_row(analysis: Analysis, found: AgainstControl) -> dict[str, Any]:
     return row
 
 
+def _equivalence(analysis: Analysis, arm: str) -> dict[str, Any]:
+    against = analysis.equivalences.get(arm)
+    if against is None:
+        return {"margin": None, "equivalence": None, "p_equivalence": None}
+    return {"margin": against.margin, "equivalence": against.outcome, "p_equivalence": against.p}
+
+
 def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     if estimate is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
@@ -100,7 +104,7 @@ def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 
 def anova_table(analysis: Analysis) -> pd.DataFrame:
-    """Return the omnibus test, one row per source; empty when the plan asks for none."""
+    """Return the omnibus test, one row per source; empty when the plan asks for none. Only registered runs have a p."""
     rows = [
         {
             "source": source.name,
@@ -108,7 +112,7 @@ def anova_table(analysis: Analysis) -> pd.DataFrame:
             "df": source.df,
             "mean_square": source.mean_square,
             "f": source.f,
-            "p": source.p,
+            "p": source.p if analysis.registered else None,
             **_spread("eta2", source.eta2),
             **_spread("omega2", source.omega2),
         }
@@ -119,93 +123,145 @@ def anova_table(analysis: Analysis) -> pd.DataFrame:
 
 def launched_table(analysis: Analysis) -> pd.DataFrame:
     """Return every launched run and every missing cell, with its state and the rule that left it out, if one did."""
+    settings = analysis.accounting.settings
     cells = [
-        (cell.arm, cell.seed, cell.state, cell.run_id, None, None)
+        (cell.arm, cell.seed, cell.state, cell.run_id, settings if cell.state == OK else None, None, None)
         for cell in analysis.accounting.cells
         if cell.state in (OK, MISSING)
     ]
     left_out = [
-        (run.arm, run.seed, run.status, run.run_id, run.rule, run.error) for run in analysis.accounting.left_out
+        (run.arm, run.seed, run.status, run.run_id, _population(run.rule, settings), run.rule, run.error)
+        for run in analysis.accounting.left_out
     ]
     return pd.DataFrame([*cells, *left_out], columns=_RUN_COLUMNS)
+
+
+def _population(rule: str, settings: str) -> str:
+    """Return the population of a run that was left out, which its rule names where it is another than the reported."""
+    start, found, rest = rule.partition(": ")
+    return rest if found and start in ("exploratory", "other settings") else settings
+
+
+_POWER_COLUMNS = [
+    *("test", "n_arms", "n_seeds", "power", "effect_in_sigma_e", "cohens_f", "error", "effect", "scale", "alpha"),
+    *("smallest_p", "can_reject"),
+]
+
+
+def power_table(analysis: Analysis) -> pd.DataFrame:
+    """Return what each planned test could find: the effect found 8 times in 10, and the smallest p it can reach."""
+    rows = []
+    for able in detectables(analysis):
+        known = able.reach.detectable
+        rows.append(
+            {
+                "test": able.reach.name,
+                "n_arms": len(analysis.plan.arms),
+                "n_seeds": len(analysis.plan.seeds),
+                "power": known.power if known else None,
+                "effect_in_sigma_e": known.effect if known else None,
+                "cohens_f": known.cohens_f if known else None,
+                "error": able.error,
+                "effect": able.effect,
+                "scale": "logarithm" if able.measure.logarithmic else "metric",
+                "alpha": able.reach.alpha,
+                "smallest_p": able.reach.smallest_p if able.reach.smallest_p <= 1 else None,
+                "can_reject": able.reach.can_reject,
+            }
+        )
+    return pd.DataFrame(rows, columns=_POWER_COLUMNS)
+
+
+_EXPLORATORY_COLUMNS = [
+    *("population", "metric", "arm", "n", "mean", "std", "difference", "low", "high", "confidence", "scale"),
+]
+
+
+def exploratory_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per group of runs that no promise covers and per arm: estimates, and no test."""
+    rows = []
+    for each in analysis.explorations:
+        for arm, summary in each.summaries.items():
+            gap = each.differences.get(arm)
+            row = {
+                "population": each.title,
+                "metric": each.measure.name,
+                "arm": arm,
+                "n": summary.n,
+                "mean": summary.mean,
+                "std": summary.std,
+                "scale": "logarithm" if each.measure.logarithmic else "metric",
+            }
+            if gap is not None:
+                row |= {"difference": gap.value, "low": gap.low, "high": gap.high, "confidence": gap.confidence}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=_EXPLORATORY_COLUMNS)
+
+
+_SWEEP_COLUMNS = [
+    *("competition", "arm", "level", "chosen", "n", "mean", "at_edge", "naive", "held_out", "held_out_low"),
+    *("held_out_high", "confidence", "optimism", "corrected", "mean_across_levels"),
+]
+
+
+def sweep_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per arm of the sweep: its mean, whether it was chosen, what its competition's best is worth."""
+    rows = [
+        {
+            "competition": found.name,
+            "arm": arm,
+            "level": label,
+            "chosen": arm == found.chosen,
+            "n": int(np.isfinite(values).sum()),
+            "mean": float(values.mean()) if np.isfinite(values).all() else None,
+            "at_edge": found.at_edge,
+            "naive": found.best.naive,
+            "held_out": found.best.held_out,
+            "held_out_low": found.best.low,
+            "held_out_high": found.best.high,
+            "confidence": found.best.confidence,
+            "optimism": found.best.optimism,
+            "corrected": found.best.corrected,
+            "mean_across_levels": found.best.swept,
+        }
+        for found in (analysis.sweep.competitions if analysis.sweep else ())
+        for arm, label, values in zip(found.arms, found.labels, found.values, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=_SWEEP_COLUMNS)
+
+
+_LAUNCH_COLUMNS = [
+    *("arm", "seed", "run_id", "rule", "n_windows", "n_cut", "median_seconds_per_step", "low", "high", "confidence"),
+    *("n_effective", "undefined"),
+]
+
+
+def launches_table(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per launch: where its warm-up ended, and its median seconds per step after that."""
+    rows = [
+        {
+            "arm": each.arm,
+            "seed": each.seed,
+            "run_id": each.run_id,
+            "rule": each.launch.rule,
+            "n_windows": each.launch.n_windows,
+            "n_cut": each.launch.n_cut,
+            "median_seconds_per_step": each.launch.median,
+            "low": each.launch.low,
+            "high": each.launch.high,
+            "confidence": each.launch.confidence,
+            "n_effective": each.launch.n_effective,
+            "undefined": each.launch.undefined,
+        }
+        for each in (analysis.speeds.launches if analysis.speeds else ())
+    ]
+    return pd.DataFrame(rows, columns=_LAUNCH_COLUMNS)
 
 
 def verdicts_table(analysis: Analysis) -> pd.DataFrame:
     """Return one row per hypothesis: the claim, the verdict, why, and the reading of the bare point estimates."""
     rows = [(v.hypothesis.id, v.hypothesis.claim, v.verdict, v.reason, v.bare) for v in analysis.verdicts]
     return pd.DataFrame(rows, columns=["hypothesis", "claim", "verdict", "reason", "without_intervals"])
-
-
-def terminal_tables(analysis: Analysis) -> "list[Table]":
-    """Return tables for the terminal: verdicts, arms, differences from the control; those that the plan allows."""
-    verdicts = [_verdict_table(analysis)] if analysis.verdicts else []
-    gaps = [_gap_table(analysis)] if analysis.comparisons[analysis.primary.name] else []
-    return [*verdicts, _arm_table(analysis), *gaps]
-
-
-def _verdict_table(analysis: Analysis) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(
-        title=None,
-        caption=f"{analysis.joint}\n{analysis.answer}".rstrip(),
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for column in ("", "Claim", "Verdict", "Why", "Without intervals"):
-        table.add_column(column, overflow="fold")
-    for verdict in analysis.verdicts:
-        name = f"[{_STYLES[verdict.verdict]}]{verdict.verdict}[/]"
-        texts = (verdict.hypothesis.id, verdict.hypothesis.claim, verdict.reason, verdict.bare or "\N{EN DASH}")
-        key, claim, *others = map(escape, texts)
-        table.add_row(key, claim, name, *others)
-    return table
-
-
-def _arm_table(analysis: Analysis) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Arm")
-    table.add_column("n", justify="right")
-    for measure in analysis.measures:
-        table.add_column(escape(f"{measure.label}\n{measure.unit}"), justify="right")
-    for arm in analysis.plan.arms:
-        cells = [_mean_and_spread(analysis, measure.name, arm) for measure in analysis.measures]
-        table.add_row(escape(arm), str(analysis.summaries[analysis.primary.name][arm].n), *cells)
-    return table
-
-
-def _mean_and_spread(analysis: Analysis, metric: str, arm: str) -> str:
-    measure = next(m for m in analysis.measures if m.name == metric)
-    summary = analysis.summaries[metric][arm]
-    if summary.mean is None:
-        return "\N{EN DASH}"
-    has_spread = metric == analysis.primary.name and summary.n > 1
-    return measure.text(summary.mean) + (f" ± {measure.text(summary.std)}" if has_spread else "")
-
-
-def _gap_table(analysis: Analysis) -> "Table":
-    from rich.markup import escape
-    from rich.table import Table
-
-    primary, table = analysis.primary, Table(box=None, pad_edge=False)
-    tested = analysis.plan.analysis.contrasts != NO_TEST
-    against = "relative to" if primary.logarithmic else "minus"
-    gap = f"{primary.label} {against} {analysis.plan.control}\n{primary.gap_unit}"
-    interval = ["Simultaneous interval", "Adjusted p"] if tested else ["Interval"]
-    for heading in ("Arm", gap, *interval, "Hedges' g"):
-        table.add_column(escape(heading), justify="left" if heading == "Arm" else "right")
-    for found in analysis.comparisons[primary.name]:
-        shown = found.difference.shown
-        limits = f"{primary.gap(shown.low)} to {primary.gap(shown.high)}" if shown.has_interval else "undefined"
-        p = [p_text(found.difference.p_adjusted)] if tested else []
-        effect = number_text(found.effects.hedges_g.value)
-        table.add_row(escape(found.arm), primary.gap(shown.value), limits, *p, effect)
-    return table
 
 
 def interval_text(estimate: Estimate, places: int = 2) -> str:
