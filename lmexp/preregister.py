@@ -397,7 +397,8 @@ def _size(plan: Plan) -> str:
 def _existing(lock: Lock, existed: int) -> list[str]:
     runs = f"{existed} run{'s' * (existed != 1)}"
     if lock.current.kind == LOCKED:
-        return [f"{runs} of this plan existed: they stay exploratory, and the lock says so."] if existed else []
+        stay = "it stays" if existed == 1 else "they stay"
+        return [f"{runs} of this plan existed: {stay} exploratory, and the lock says so."] if existed else []
     if existed:
         return [f"{runs} that followed the lock existed: the report will say DEVIATED beside what it reads."]
     return ["No run that followed the lock existed: verdicts stand as if it had been planned so from the start."]
