@@ -1243,9 +1243,26 @@ def test_what_differs_is_named_field_by_field():
     before = {"a": 1, "b": {"c": [1, 2], "d": ["x"]}, "e": [{"f": 1}, {"f": 2}]}
     after = {"a": 1, "b": {"c": [1, 3], "d": []}, "e": [{"f": 1}, {"f": 5}], "g": "y" * 200}
     assert changes(before, before) == []
+    assert changes({"a": {"b": 1}}, {"a": "x"}) == ['a: {"b":1} became "x"']
+    assert changes({"a": [1]}, {"a": {"b": 1}}) == ['a: [1] became {"b":1}']
     assert changes(before, after)[:3] == ["b.c[1]: 2 became 3", 'b.d: ["x"] became []', "e[1].f: 2 became 5"]
     assert changes(before, after)[3].startswith("g: nothing became ")
     assert len(changes(before, after)[3]) < 120
+
+
+def test_where_a_plan_stands_is_said_in_a_few_words(store):
+    def said():
+        return state(read_plan("tried"))
+
+    assert said() == "locked"
+    amend_twice(store)
+    assert said() == "amended 2 times"
+    store.edit_plan("question", value="?")
+    assert said() == "amended 2 times, edited since"
+    store.lock_path.write_text(json.dumps(json.loads(store.lock_path.read_text())[:2]))
+    assert said() == "amended once, edited since"
+    store.lock_path.unlink()
+    assert said() == "not locked"
 
 
 def test_an_entry_may_not_be_older_than_the_one_before_it(store):
