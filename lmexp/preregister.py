@@ -38,7 +38,7 @@ from lmexp.lock import (
     sealed,
 )
 from lmexp.plan import NO_TEST, Plan, cells, check_measured, confirmation_cells, parse_plan, read_plan
-from lmexp.results import launched_folders
+from lmexp.results import is_speed_or_duration, launched_folders
 from lmexp.statistics import power
 from lmexp.verify import chain_lines, plan_results
 
@@ -99,7 +99,7 @@ def _metric_problems(plan: Plan) -> Iterator[str]:
 
 def _without_choices(error: UserError) -> str:
     """Leave out the long list of all that would have been right."""
-    return str(error).partition(" The choices are ")[0]
+    return str(error).partition(" The choices are ")[0].removesuffix(":")
 
 
 def _test_problems(plan: Plan) -> Iterator[str]:
@@ -240,6 +240,8 @@ def _equivalence_line(plan: Plan) -> list[str]:
 
 
 def _amount(plan: Plan, value: float) -> str:
+    if is_speed_or_duration(plan.primary.name):  # compared on logarithms: a difference is a fraction
+        return f"{value:.2g} in logarithms, about {value:.1%}"
     return f"{value:.3g} {plan.primary.unit}".strip()
 
 

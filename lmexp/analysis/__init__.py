@@ -1,7 +1,7 @@
 """The analysis room: statistics on arrays, verdicts, tables, figures and the report, as functions of (plan, rows).
 
 ``analyse(plan, runs)`` judges, ``write_report(plan, runs, steps, folder)`` writes it down, and
-``terminal_tables(analysis)`` shows it. Importing this room loads pandas, scipy and matplotlib: do it inside the
+``terminal_tables(analysis)`` shows it. Importing this room loads pandas and scipy: do it inside the
 function that needs it.
 """
 

@@ -33,7 +33,8 @@ def answer(estimate: Estimator, measure: Measure, control: str, single: list[str
     if not ranked:
         return ""
     among = "Of the single changes, " if full else ""
-    said = [among + _best(ranked[0], gains[ranked[0]], measure, control, estimate, among)]
+    most = " most" * (len(ranked) > 1)
+    said = [among + _best(ranked[0], gains[ranked[0]], measure, control, estimate, among, most)]
     said += [_runner_up(best, second, estimate, measure) for best, second in list(pairwise(ranked))[:1]]
     if full:
         said.append(f"All changes together ({full}): {_gap(_compared(estimate, measure, full, control), measure)}.")
@@ -44,12 +45,12 @@ def _value(gain: Estimate) -> float:
     return gain.value if gain.value is not None else 0.0
 
 
-def _best(arm: str, gain: Estimate, measure: Measure, control: str, estimate: Estimator, among: str) -> str:
+def _best(arm: str, gain: Estimate, measure: Measure, control: str, estimate: Estimator, among: str, most: str) -> str:
     gap = _gap(_compared(estimate, measure, arm, control), measure)
     name = measure.label.lower()
     if _value(gain) <= 0:
         return f"{'none' if among else 'No arm'} improves {name} over {control}; {arm} comes nearest: {gap}."
-    verb = f"{arm} improves {name} most over {control}: {gap}"
+    verb = f"{arm} improves {name}{most} over {control}: {gap}"
     if gain.low is None:
         return f"{verb}."
     return f"{verb}{'' if gain.low > 0 else ', which cannot be told from no improvement'}."

@@ -14,7 +14,8 @@ import numpy as np
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.measures import Measure, measure_of
 from lmexp.statistics.blocks import mean_estimate
-from lmexp.statistics.estimates import Estimate
+from lmexp.statistics.contrasts import ratio_of_means
+from lmexp.statistics.estimates import Estimate, undefined
 from lmexp.statistics.timing import ratio_of_launches
 
 
@@ -106,3 +107,37 @@ def means(values: np.ndarray, is_log: bool) -> np.ndarray:
     whole = np.isfinite(values).all(axis=-1) & ((np.nan_to_num(values) > 0).all(axis=-1) | (not is_log))
     safe = np.where(whole[..., None], values, 1.0)
     return np.where(whole, np.exp(np.log(safe).mean(axis=-1)) if is_log else safe.mean(axis=-1), np.nan)
+
+
+def crossovers(analysis: Analysis) -> dict[tuple[str, str], Estimate]:
+    """Return after how many steps a level that costs more at the start has paid for itself, by (level, place).
+
+    That is the extra time to compile over the time saved at each step (the run's training time over its steps), both
+    against the control's level at the same seed, with Fieller's interval. Where nothing is saved it never pays, and
+    the crossover is undefined. Empty unless the plan names ``compile_seconds`` and ``steps_per_second``.
+    """
+    if not {"compile_seconds", "steps_per_second"} <= set(analysis.source.metrics):
+        return {}
+    start, steps = crossing_of(analysis, "compile_seconds"), crossing_of(analysis, "steps_per_second")
+    if start is None or steps is None or start.base is None:
+        return {}
+    row = start.levels.index(start.base)
+    return {
+        (level, place): _crossover(
+            start.values[at, column] - start.values[row, column],
+            1 / steps.values[row, column] - 1 / steps.values[at, column],
+            analysis.confidence,
+        )
+        for at, level in enumerate(start.levels)
+        for column, place in enumerate(start.places)
+        if level != start.base
+    }
+
+
+def _crossover(extra: np.ndarray, saved: np.ndarray, confidence: float) -> Estimate:
+    """Return extra seconds at the start over seconds saved a step. extra, saved: (seeds,), NaN where not measured."""
+    both = np.isfinite(extra) & np.isfinite(saved)
+    extra, saved = extra[both], saved[both]
+    if len(saved) and saved.mean() <= 0:
+        return undefined("nothing is saved at a step, so it never pays", confidence, len(saved), "Fieller")
+    return ratio_of_means(extra, saved, confidence)

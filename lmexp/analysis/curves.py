@@ -13,6 +13,9 @@ from lmexp.statistics.distributions import t_quantile
 Steps = Mapping[str, pd.DataFrame] | Callable[[str], pd.DataFrame]
 
 
+_SAME_TIME = 0.02  # of the budget
+
+
 @dataclass(frozen=True)
 class Curve:
     """One run's evaluations: ``seconds`` charged to the budget (points,) and ``values`` (points,)."""
@@ -102,6 +105,8 @@ def gaps_to(curves: Sequence[Curve], control: str) -> list[Curve]:
 
 
 def _gap(curve: Curve, base: Curve) -> Curve:
-    both = (curve.seconds >= base.seconds[0]) & (curve.seconds <= base.seconds[-1])
+    # Two runs evaluate at the same fraction of the budget, to the step: a moment apart is the same time.
+    moment = _SAME_TIME * base.seconds[-1]
+    both = (curve.seconds >= base.seconds[0] - moment) & (curve.seconds <= base.seconds[-1] + moment)
     seconds = curve.seconds[both]
     return Curve(curve.arm, curve.seed, seconds, curve.values[both] - np.interp(seconds, base.seconds, base.values))

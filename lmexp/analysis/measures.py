@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import exp, floor, log10
 
 from lmexp.plan import Plan
-from lmexp.results import SECONDS_PER_STEP_ALL_IN
+from lmexp.results import SECONDS_PER_STEP_ALL_IN, is_speed_or_duration
 
 UNDEFINED = "undefined"
 _ROUNDING = 1e-12  # below this a number is rounding, not a small value
@@ -115,10 +115,11 @@ def measure_of(plan: Plan, name: str) -> Measure:
 
 def _unknown(name: str) -> Measure:
     """Return how to write a column that has no entry; a speed or a duration is known by its ending."""
-    is_speed, is_duration = name.endswith("_per_second"), name.endswith("_seconds")
-    direction = "higher" if is_speed else "lower" if is_duration else None
-    label = name.replace("_", " ").capitalize()
-    return Measure(name, label, "", direction, significant, logarithmic=is_speed or is_duration)
+    compared_by_ratios = is_speed_or_duration(name)
+    direction = None if not compared_by_ratios else "higher" if name.endswith("_per_second") else "lower"
+    return Measure(
+        name, name.replace("_", " ").capitalize(), "", direction, significant, logarithmic=compared_by_ratios
+    )
 
 
 def p_text(p: float | None) -> str:

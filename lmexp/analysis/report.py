@@ -24,6 +24,7 @@ from lmexp.analysis.record import verdicts_record
 from lmexp.analysis.sections.accounting import accounting
 from lmexp.analysis.sections.arms import arms, secondary
 from lmexp.analysis.sections.cards import cards
+from lmexp.analysis.sections.crossover import crossover
 from lmexp.analysis.sections.differences import differences, omnibus_table, shares
 from lmexp.analysis.sections.exploratory import exploratory
 from lmexp.analysis.sections.launches import launches
@@ -139,6 +140,7 @@ def _sections(analysis: Analysis, notes: Sequence[str]) -> dict[str, Any]:
         "differences": differences(analysis),
         "shares": shares(analysis),
         "sweep": sweep(analysis),
+        "crossover": crossover(analysis),
         "launches": launches(analysis),
         "omnibus": omnibus_table(analysis),
         "power": power(analysis),

@@ -93,6 +93,9 @@ def _registration(analysis: Analysis) -> Iterator[str]:
         yield f"Exploratory: the plan is not locked, so nothing is judged (lmexp plan lock {name})."
 
 
+_EFFECTS = {"hedges_g": "Hedges' g", "cohens_d": "Cohen's d", "d_z": "d_z"}
+
+
 class _Fitting:
     """A table that shows as many of its columns as the terminal has room for; the files hold the rest."""
 
@@ -164,5 +167,6 @@ class _Gaps(_Fitting):
         if tested:
             columns.append(["Adjusted\np", *(p_text(each.difference.p_adjusted) for each in found)])
             columns.append(["Shown", *(finding(analysis, each) for each in found)])
-        columns.append(["Hedges' g", *(number_text(each.effects.hedges_g.value) for each in found)])
+        effect = analysis.plan.analysis.effect_size
+        columns.append([_EFFECTS[effect], *(number_text(getattr(each.effects, effect).value) for each in found)])
         return columns

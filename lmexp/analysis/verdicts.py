@@ -244,7 +244,7 @@ def _survivors(verdicts: tuple[Verdict, ...]) -> str:
         return ""
     left = [v.hypothesis.id for v in verdicts if v.verdict != FALSIFIED]
     if len(left) == len(verdicts):
-        return " All of them survive."
+        return " Both survive." if len(left) == 2 else " All of them survive."
     return f" {_listed(left)} {'survives' if len(left) == 1 else 'survive'}." if left else " None survives."
 
 

@@ -12,7 +12,11 @@ from scipy import stats
 
 from lmexp.analysis import analyse
 from lmexp.analysis.comparisons import against_control, between
+from lmexp.analysis.crossing import crossovers
+from lmexp.analysis.curves import Curve, gaps_to
 from lmexp.analysis.desk import Desk
+from lmexp.analysis.sections.differences import differences as differences_section
+from lmexp.analysis.tables import interval_text
 from lmexp.analysis.verdicts import DEVIATED, EXPLORATORY, INADMISSIBLE, SUPPORTED
 from lmexp.criteria import Term
 from lmexp.plan import Analysis, Confirmation, Hypothesis, Metric
@@ -407,3 +411,56 @@ def test_a_crossed_design_is_answered_level_by_level():
 
 def test_the_lock_decides_which_plan_is_judged():
     assert make_lock(make_plan()).current.plan_sha256 == make_plan().sha256
+
+
+class TestCrossover:
+    """After how many steps a costlier start has paid: extra seconds over seconds saved a step."""
+
+    PLAN = make_plan(
+        arms={f"{a}-{b}": () for a in ("none", "step") for b in ("small", "large")},
+        factors={"compile": ("none", "step"), "size": ("small", "large")}, control="none-small", hypotheses=(),
+        secondary=("compile_seconds", "steps_per_second"), analysis=Analysis(0.05, "none", "none", "d_z", None),
+    )  # fmt: skip
+
+    def found(self, **changes):
+        plan = replace(self.PLAN, **changes)
+        jitter = np.random.default_rng(5).normal(1, 0.01, 12)
+        starts = {"none-small": 1.0, "step-small": 3.0, "none-large": 1.0, "step-large": 5.0}
+        # A step takes 1/10 s, compiled 1/20: 0.05 s saved; at large compiling makes it slower.
+        speeds = {"none-small": 10.0, "step-small": 20.0, "none-large": 2.0, "step-large": 1.5}
+        runs = make_runs(plan)
+        runs["compile_seconds"] = runs["arm"].map(starts) * jitter
+        runs["steps_per_second"] = runs["arm"].map(speeds) * jitter[::-1]
+        return crossovers(analysed(plan, runs)), runs.set_index(["arm", "seed"])
+
+    def test_extra_seconds_over_seconds_saved(self):
+        found, runs = self.found()
+        extra = runs.loc["step-small", "compile_seconds"] - runs.loc["none-small", "compile_seconds"]
+        saved = 1 / runs.loc["none-small", "steps_per_second"] - 1 / runs.loc["step-small", "steps_per_second"]
+        assert found["step", "small"].value == pytest.approx(extra.mean() / saved.mean())
+        assert found["step", "small"].low < 40 < found["step", "small"].high
+
+    def test_what_never_saves_never_pays(self):
+        found, _ = self.found()
+        assert found["step", "large"].value is None
+        assert "never pays" in found["step", "large"].undefined
+
+    def test_only_plans_that_measure_both_have_one(self):
+        assert self.found(secondary=("steps_per_second",))[0] == {}
+
+
+def test_a_gap_keeps_the_last_evaluation_though_the_control_ended_a_step_earlier():
+    base = Curve("a", 0, np.array([50.0, 99.5]), np.array([3.0, 2.0]))
+    arm = Curve("b", 0, np.array([49.8, 99.9]), np.array([2.5, 1.0]))
+    (gap,) = gaps_to([base, arm], "a")
+    assert gap.values == pytest.approx([-0.5, -1.0])
+    late = Curve("b", 0, np.array([49.8, 120.0]), np.array([2.5, 1.0]))
+    assert len(gaps_to([base, late], "a")[0].values) == 1
+
+
+@pytest.mark.parametrize("effect", ["hedges_g", "cohens_d", "d_z"])
+def test_the_effect_size_that_the_plan_names_stands_first(effect):
+    plan = make_plan(analysis=Analysis(0.05, "none", "none", effect, None), hypotheses=())
+    analysis = analysed(plan, make_runs(plan))
+    shown = differences_section(analysis)["rows"][0]["effects"][0]
+    assert shown == interval_text(getattr(analysis.comparisons["val_bpb"][0].effects, effect))

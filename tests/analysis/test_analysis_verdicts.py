@@ -179,7 +179,8 @@ class TestJointReading:
     def test_a_hypothesis_without_a_rival_does_not_survive_anything(self):
         assert self.of(("H1", SUPPORTED)) == "H1 is supported."
         assert self.of(("H1", FALSIFIED), ("H2", FALSIFIED)) == "H1 and H2 are falsified. None survives."
-        assert self.of(("H1", INCONCLUSIVE), ("H2", INCONCLUSIVE)) == "H1 and H2 stay undecided. All of them survive."
+        assert self.of(("H1", INCONCLUSIVE), ("H2", INCONCLUSIVE)) == "H1 and H2 stay undecided. Both survive."
+        assert self.of(*((name, INCONCLUSIVE) for name in ("H1", "H2", "H3"))).endswith(" All of them survive.")
         assert "survive" not in self.of(("H1", SUPPORTED), ("H2", INADMISSIBLE))
 
     def test_a_cause_keeps_its_capitals_unless_it_starts_with_a_word(self):

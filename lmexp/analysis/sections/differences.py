@@ -15,6 +15,17 @@ from lmexp.analysis.tables import interval_text
 from lmexp.plan import NO_TEST
 
 _MINUS = "\N{MINUS SIGN}"
+_EFFECTS = {
+    "hedges_g": ("Hedges\N{RIGHT SINGLE QUOTATION MARK} g", "unbiased d"),
+    "cohens_d": ("Cohen\N{RIGHT SINGLE QUOTATION MARK}s d", "pooled spread"),
+    "d_z": ("d_z", "spread of paired differences"),
+}
+
+
+def effect_order(analysis: Analysis) -> list[str]:
+    """Return the effect sizes, the one that the plan names first."""
+    planned = analysis.plan.analysis.effect_size
+    return sorted(_EFFECTS, key=lambda name: name != planned)
 
 
 def differences(analysis: Analysis) -> dict[str, Any]:
@@ -29,6 +40,7 @@ def differences(analysis: Analysis) -> dict[str, Any]:
         "omnibus": omnibus_sentence(analysis),
         "has_intervals": any(row["has_interval"] for row in rows),
         "has_effects": any(row["has_effects"] for row in rows),
+        "effects": [_EFFECTS[name] for name in effect_order(analysis)],
         "has_findings": tested and bool(analysis.equivalences),
         "caption": _caption(analysis, rows),
         "equivalence": _equivalence_text(analysis) if tested else "",
@@ -54,9 +66,7 @@ def contrast_row(analysis: Analysis, found: AgainstControl, scale: Scale) -> dic
         "p": p_text(found.difference.p_adjusted),
         "finding": finding(analysis, found) if is_primary and is_tested(analysis) else "",
         "svg": zero_strip(shown, scale, colour, f"{found.arm}: {measure.gap(shown.value)}, interval {interval}"),
-        "g": interval_text(effects.hedges_g),
-        "d": interval_text(effects.cohens_d),
-        "d_z": interval_text(effects.d_z),
+        "effects": [interval_text(getattr(effects, name)) for name in effect_order(analysis)],
     }
 
 
