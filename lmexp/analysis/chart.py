@@ -42,6 +42,14 @@ class Axis:
         """Return the place of one value."""
         return float(self.at(value))
 
+    def within(self, part: tuple[float, float] | None) -> tuple[float, float]:
+        """Return the places, the lesser first, of a part of the axis as far as it lies on it; None is all of it."""
+        low, high = sorted((self.start, self.end))
+        if part is None:
+            return low, high
+        first, last = (min(max(self.place(end), low), high) for end in part)
+        return min(first, last), max(first, last)
+
     def ticks(self, about: int) -> list[float]:
         """Return round values within the axis, about so many."""
         found = (
@@ -273,12 +281,10 @@ class Panel:
         opacity: float = 0.45,
     ) -> None:  # fmt: skip
         """Fill a region behind everything: a part of one axis over the whole of the other."""
-        left, right = self.x.at(np.clip(x or (self.x.low, self.x.high), self.x.low, self.x.high)).tolist()
-        bottom, top = self.y.at(np.clip(y or (self.y.low, self.y.high), self.y.low, self.y.high)).tolist()
+        left, right = self.x.within(x)
+        top, bottom = self.y.within(y)
         style = f"fill:{colour};opacity:{opacity:g}"
-        self._behind.append(
-            element("rect", style, x=left, y=top, width=max(0.0, right - left), height=max(0.0, bottom - top))
-        )
+        self._behind.append(element("rect", style, x=left, y=top, width=right - left, height=bottom - top))
 
     def label(
         self, x: float, y: float, text: str, colour: str = INK, anchor: str = "start", size: float = 11,
@@ -350,7 +356,7 @@ class Tile:
 
 def tiles(
     count: int, width: float, columns: int, height: float, left: float = 46, gap: float = 18, head: float = 44,
-    foot: float = 40,
+    foot: float = 40, first: float | None = None,
 ) -> tuple[float, list[Tile]]:  # fmt: skip
     """Lay out small charts in rows.
 
@@ -362,16 +368,17 @@ def tiles(
         left: room for the values of the vertical axis, at the left of each row.
         gap: pixels between neighbours.
         head: pixels above each plotting area, ``foot`` beneath the last row.
+        first: pixels above the first row, where less will do than for rows beneath another.
 
     Returns:
         The height of the drawing and the tiles, row by row.
     """
-    columns = max(1, min(columns, count))
+    columns, spared = max(1, min(columns, count)), 0.0 if first is None else head - first
     n_rows = -(-count // columns)
     each = (width - left - 10 - gap * (columns - 1)) / columns
     found = []
     for place in range(count):
         row, column = divmod(place, columns)
-        start, top = left + column * (each + gap), head + row * (height + head)
+        start, top = left + column * (each + gap), head + row * (height + head) - spared
         found.append(Tile(start, start + each, top, top + height, column == 0, place + columns >= count))
-    return n_rows * (height + head) + foot, found
+    return n_rows * (height + head) - spared + foot, found

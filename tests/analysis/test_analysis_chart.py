@@ -139,6 +139,8 @@ class TestLayout:
         assert found[2].right <= 900
         assert found[0].bottom < found[3].top
         assert found[-1].bottom < height
+        assert tiles(5, 900, 3, 100, first=20)[0] == height - 24
+        assert tiles(5, 900, 3, 100, first=20)[1][3].top == found[3].top - 24
 
     @given(st.integers(1, 500), st.integers(2, 60))
     def test_a_sample_is_even_and_keeps_both_ends(self, n, most):
@@ -182,6 +184,9 @@ class TestPanel:
         canvas, panel = self.panel()
         panel.shade(x=(-5, 5))
         assert '<rect x="50" y="20" width="100" height="160"' in canvas.svg("alt")
+        canvas = Canvas(300, 200)
+        canvas.panel(Axis(10, 0, 50, 250), Axis(4, 0, 20, 180)).shade(x=(8, 20))  # axes that fall
+        assert '<rect x="50" y="20" width="40" height="160"' in canvas.svg("alt")
 
     def test_names_that_do_not_fit_are_slanted(self):
         canvas, panel = self.panel()

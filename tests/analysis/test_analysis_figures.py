@@ -177,6 +177,7 @@ class TestForest:
         (band,) = drawn.root.iter("{http://www.w3.org/2000/svg}rect")
         left, width = float(band.get("x")), float(band.get("width"))
         assert close(scale(np.array([left, left + width])), [-0.01, 0.01], scale)
+        assert float(band.get("height")) == 5 * 30  # from the first row to the last
         (zero,) = drawn.paths("ink", 1)
         assert close(scale(zero[:1, 0]), [0.0], scale)
 
@@ -272,6 +273,8 @@ class TestSweep:
         for name, colour in (("adamw", "control"), ("lion", "arm-1")):
             found = next(each for each in sweep.sweep.competitions if each.name == name)
             (line,) = drawn.paths(colour, 1.8)
+            (dots,) = (found for found in drawn.paths(colour, 6) if len(found) > 2)
+            assert np.array_equal(dots, line)
             whole = np.isfinite(found.values).all(axis=1)
             assert close(scale(line[:, 1]), found.values[whole].mean(axis=1), scale)
             at = found.arms.index(found.chosen)
@@ -313,6 +316,8 @@ class TestSweep:
         picture = figures.sweep_plot(analyse(plan, runs, make_lock(plan)))
         assert "adamw-1e-4" in picture.wide
         assert "rotate(" in picture.narrow  # where level names would run together
+        assert Drawing(picture.wide).paths("control", 6)
+        assert not Drawing(picture.wide).paths("control", 1.8)  # what has no order is not joined
 
     def test_without_a_confirmation_there_is_none(self, llama):
         assert figures.sweep_plot(llama) is None

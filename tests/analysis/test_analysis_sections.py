@@ -388,6 +388,18 @@ class TestSweep:
         assert {row["chosen"] for row in found["rows"]} == {"\N{EN DASH}"}
         assert len(found["gaps"]) == 3
 
+    def test_where_nothing_competes_nothing_is_too_good(self):
+        alone = replace(
+            sweep_plan().confirmation, competitions={"adamw": ("adamw-1e-3",), "sgd": ("sgd-1e-3", "sgd-3e-3")}
+        )
+        plan = sweep_plan(confirmation=alone)
+        runs, _ = sweep_rows(plan)
+        one, two = sweep_section.sweep(analyse(plan, runs, make_lock(plan)))["rows"]
+        dash = "\N{EN DASH}"
+        assert (one["naive"], one["held_out"], one["corrected"], one["folds"]) == (dash, dash, dash, "nothing competed")
+        assert one["fresh"] != dash
+        assert two["naive"] != dash
+
     def test_a_tie_goes_to_the_smaller_model_and_says_so(self):
         plan = sweep_plan(primary=Metric("val_bpb", "lower", "bits/byte", 0.5))
         runs, _ = sweep_rows(plan)

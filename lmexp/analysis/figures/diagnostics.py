@@ -35,7 +35,7 @@ def diagnostics_plot(analysis: Analysis) -> Picture | None:
 def _diagnostics(analysis: Analysis, found: Residuals, width: float) -> Canvas:
     is_wide = width == WIDE
     each, gap = ((width - 62 - 10 - 70) / 2, 70.0) if is_wide else (width - 62 - 10, 0.0)
-    canvas = Canvas(width, 250 if is_wide else 470)
+    canvas = Canvas(width, 250 if is_wide else 478)
     y_ends, x_ends = span(_shown(analysis, found.residual, True), 0.12, analysis.primary.logarithmic), (
         span(_shown(analysis, found.fitted, False), log=analysis.primary.logarithmic), (0.4, len(found.order) + 0.6),
     )  # fmt: skip
@@ -45,7 +45,7 @@ def _diagnostics(analysis: Analysis, found: Residuals, width: float) -> Canvas:
     )
     for place, (ends, title) in enumerate(zip(x_ends, titles, strict=True)):
         left = 62 + (each + gap) * place if is_wide else 62.0
-        top = 34.0 if is_wide else 34.0 + 222 * place
+        top = 34.0 if is_wide else 34.0 + 230 * place
         is_log = analysis.primary.logarithmic
         x = Axis(*ends, left, left + each, is_log and place == 0)
         panel = canvas.panel(x, Axis(*y_ends, top + 160, top, is_log))

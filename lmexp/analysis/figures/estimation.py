@@ -38,8 +38,7 @@ def _caption(analysis: Analysis, shown: Sequence[AgainstControl]) -> str:
     better = {"lower": "below", "higher": "above"}.get(primary.direction or "", "")
     side = f": {better} {'1' if primary.logarithmic else 'zero'} is better" if better else ""
     difference = shown[0].difference
-    kind = "simultaneous" if difference.simultaneous else "own"
-    bar = f"the bar its {analysis.confidence:.0%} {kind} interval"
+    bar = f"the bar its {analysis.confidence:.0%} {'simultaneous ' if difference.simultaneous else ''}interval"
     if not difference.shown.has_interval:
         bar = "its interval is undefined"
     return (

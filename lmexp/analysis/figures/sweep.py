@@ -28,8 +28,8 @@ def sweep_plot(analysis: Analysis) -> Picture | None:
         return None
     n = len(analysis.source.seeds)
     caption = (
-        f"Every dot is one run of the sweep (n = {counted(n, 'seed')} per level); the line joins their means. The ring "
-        f"is the level that was chosen. Held out: each seed measured at the level that the other seeds choose, "
+        f"Every small dot is one run of the sweep (n = {counted(n, 'seed')} per level), every large one a mean. "
+        "The ring is the level that was chosen. Held out: each seed measured at the level that the others choose, "
         f"with an approximate {analysis.confidence:.0%} interval. Fresh: the chosen level at seeds that nobody had "
         f"seen ({_fresh_text(analysis)}). Hollow dots at the edge lie beyond it; crosses are runs that diverged."
         f"{sample_text(min(n, _MOST_SEEDS), n)}"
@@ -78,10 +78,9 @@ def _layout(competitions: Sequence[Competition], width: float) -> tuple[float, l
     most = (4 if levels <= 5 else 2) if is_wide else (2 if levels <= 5 else 1)
     is_short = all(len(label) <= 6 for each in competitions for label in each.labels)
     head, foot = (62.0, 40.0) if is_short else (100.0, 76.0)
-    if not is_wide:
-        head += 12  # the key has a line of its own
+    first = 62.0 if is_wide else 76.0  # the key has a line of its own
     columns, tall = min(most, len(competitions)), 200 if is_wide else 170
-    return tiles(len(competitions), width, columns, tall, left=52, gap=14, head=head, foot=foot)
+    return tiles(len(competitions), width, columns, tall, left=52, gap=14, head=head, foot=foot, first=first)
 
 
 def _key(canvas: Canvas, y: float) -> None:
@@ -145,7 +144,8 @@ def _draw(panel: Panel, analysis: Analysis, found: Competition, places: np.ndarr
     panel.dots(across[beyond], np.clip(flat[beyond], panel.y.low, panel.y.high), colour, 3, hollow=True)
     is_whole = np.isfinite(values).all(axis=1)
     means = np.where(is_whole, np.nan_to_num(values).mean(axis=1), np.nan)
-    panel.line(places, means, colour, 1.8)
+    if found.factor:  # levels of nothing have no order that a line could follow
+        panel.line(places, means, colour, 1.8)
     panel.dots(places, means, colour, 3)
     _mark_diverged(panel, analysis, found, places)
     _mark_choice(panel, analysis, found, places, means, colour)

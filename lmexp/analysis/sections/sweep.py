@@ -29,22 +29,28 @@ def _row(analysis: Analysis, found: Competition) -> dict[str, str]:
     """Return one competition: the choice, and the four ways to say what it is worth."""
     best, text = found.best, analysis.primary.text
     fresh = analysis.summaries[analysis.primary.name].get(found.name)
-    held_out = text(best.held_out)
-    if best.low is not None and best.high is not None:
-        held_out += f" [{text(best.low)}, {text(best.high)}]"
     return {
         "name": found.name,
         "colour": css_colour(analysis, found.name),
         "chosen": DASH if found.chosen is None else found.labels[found.arms.index(found.chosen)],
-        "naive": text(best.naive),
-        "held_out": held_out,
-        "corrected": text(best.corrected),
+        **_best(analysis, found),
         "swept": text(best.swept),
         "fresh": DASH if fresh is None or fresh.mean is None else text(fresh.mean),
         "n_fresh": "" if fresh is None or not fresh.n else f"n = {fresh.n}",
-        "folds": "" if best.n_same is None else f"{best.n_same} of {best.n_seeds} agree",
         "notes": "; ".join(_notes(found)),
     }
+
+
+def _best(analysis: Analysis, found: Competition) -> dict[str, str]:
+    """Return what the best of several is worth; nothing where one alone was swept, for then nothing was chosen."""
+    best, text = found.best, analysis.primary.text
+    if len(found.arms) < 2:
+        return {"naive": DASH, "held_out": DASH, "corrected": DASH, "folds": "nothing competed"}
+    held_out = text(best.held_out)
+    if best.low is not None and best.high is not None:
+        held_out += f" [{text(best.low)}, {text(best.high)}]"
+    folds = "" if best.n_same is None else f"{best.n_same} of {best.n_seeds} agree"
+    return {"naive": text(best.naive), "held_out": held_out, "corrected": text(best.corrected), "folds": folds}
 
 
 def _notes(found: Competition) -> list[str]:
