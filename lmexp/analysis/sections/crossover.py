@@ -1,6 +1,5 @@
 """When a start that costs more has paid for itself: of plans that compile, the crossover step."""
 
-
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.crossing import crossovers
 from lmexp.analysis.measures import number_text
