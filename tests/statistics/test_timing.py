@@ -36,6 +36,7 @@ class TestWindows:
         times, steps = windows(np.array([10, 14, 20]), np.array([5.0, 7.0, 8.5]))
         assert times.tolist() == [0.5, 0.25]
         assert steps.tolist() == [4, 6]
+        assert windows(np.array([1, 2]), np.array([0.25, 0.75]))[0].tolist() == [0.5]
 
     @pytest.mark.parametrize(
         ("step", "seconds"),
@@ -227,6 +228,21 @@ class TestLaunch:
         assert weighted.median == pytest.approx(0.5, rel=0.1)
         kish = (10 * 90 + 90) ** 2 / (10 * 90**2 + 90)
         assert weighted.n_effective <= kish + 1e-9
+
+    @pytest.mark.parametrize(("n", "confidence"), [(80, 0.9), (81, 0.99)])
+    def test_interval_is_its_definition(self, n, confidence):
+        values, steps = steady(n, 19, rho=0.3), np.random.default_rng(19).integers(1, 9, n)
+        found = launch(values, "change_point", confidence, steps)
+        assert found.n_cut == 0
+        order = np.argsort(values)
+        places = (np.cumsum(steps[order]) - steps[order] / 2) / steps.sum()
+        median = np.interp(0.5, places, values[order])
+        worth = min(effective_size(values), effective_size((values > median).astype(float)))
+        worth *= steps.sum() ** 2 / (steps @ steps) / n
+        reach = stats.norm.ppf((1 + confidence) / 2) / 2 / np.sqrt(worth)
+        ends = np.interp([0.5 - reach, 0.5 + reach], places, values[order])
+        assert (found.n_effective, found.median) == pytest.approx((worth, median), rel=1e-9)
+        assert (found.low, found.high) == pytest.approx(tuple(ends), rel=1e-9)
 
     def test_equal_steps_are_no_steps(self):
         values = steady(99, 10)
