@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from lmexp import anchors, compose, results
+from lmexp import __version__, anchors, compose, results
 from lmexp import lock as lock_room
+from lmexp import verify as verify_room
 from lmexp.cli import main
 from lmexp.compose import cell_overrides, compose_run
 from lmexp.config import FrozenRun, load, save
@@ -954,13 +955,16 @@ def conf(tmp_path, monkeypatch):
     return tmp_path / "conf"
 
 
-def test_a_changed_config_group_is_found_and_the_key_named(store, conf):
+def test_a_changed_config_group_is_found_and_the_key_named(store, conf, monkeypatch):
     assert faults("tried") == []
     path = conf / "optimizer" / "_shared.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"clip_norm": 7.5}))
     (fault,) = faults("tried")
     assert fault.startswith("6 cells of 6 would have another config now than when locked: ")
     assert "plain seed 0: optimizer.clip_norm: 1.0 became 7.5" in fault
+    assert f"lmexp itself ({__version__}) changed" in fault
+    monkeypatch.setattr(verify_room, "__version__", "99")
+    assert f"lmexp itself ({__version__} then, 99 now) changed" in faults("tried")[0]
 
 
 def test_a_config_group_that_is_gone_is_found(store, conf):
