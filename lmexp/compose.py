@@ -165,13 +165,20 @@ def _seed_is_foreign(plan: Plan, seed: int) -> bool:
 def _compose(overrides: Sequence[str], deviations: Sequence[str]) -> FrozenRun:
     with _hydra(), plain_errors():
         try:
-            composed = compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+            composed = compose(CONFIG_NAME, overrides=[_as_text(item) for item in overrides], return_hydra_config=True)
         except (ValueError, TypeError, AttributeError) as error:  # what Hydra says of model=null, paths=1 and the like
             raise UserError(f"{' '.join(overrides)} cannot be composed: {' '.join(str(error).split())}.") from error
         model_choice = composed.hydra.runtime.choices.get("model", "model")
         with open_dict(composed):
             del composed["hydra"]
         return freeze(composed, model_choice, deviations)
+
+
+def _as_text(item: str) -> str:
+    """Quote the name of an arm, which Hydra would read as a number, a list or nothing at all: 0.001, [x], null."""
+    key, _, value = item.partition("=")
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"arm='{escaped}'" if key == "arm" and value and value[0] not in "'\"" else item
 
 
 def _deviations(overrides: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from lmexp import results
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
 from lmexp.files import write_text
+from lmexp.lock import read_lock
 from lmexp.model.spec import ModelSpec
 from lmexp.plan import canonical_json, read_plan
 from lmexp.results import CONFIG_FILE
@@ -29,6 +30,7 @@ ADHOC = "adhoc"
 # Both read the same; the one that is written in C is ten times as fast, where it was built.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 _SEEDS = 1 << 63  # what a column of whole numbers holds
 
 # The sections of a config that decide a run's result, each checked by the dataclass that owns it.
@@ -123,7 +125,14 @@ class FrozenRun:
         if not results.is_done(self.folder):
             return False
         row = results.read_row(self.folder)
-        return row is not None and (self.config.lock_sha256 is None or bool(row["registered"]))
+        return row is not None and (self.config.lock_sha256 is None or self._follows_our_lock(row))
+
+    def _follows_our_lock(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether a row names an entry of the chain that this run follows, be it an earlier one."""
+        if row["lock_sha256"] == self.config.lock_sha256:
+            return True
+        lock = read_lock(read_plan(self.config.experiment)) if row["lock_sha256"] else None
+        return lock is not None and lock.entry(row["lock_sha256"]) is not None
 
     @property
     def state(self) -> str:
@@ -179,13 +188,14 @@ def to_mapping(run: FrozenRun) -> dict[str, Any]:
 
 
 def from_mapping(content: Mapping[str, Any], folder: Path) -> FrozenRun:
-    """Turn plain values back into a frozen run, checking every type and range again.
+    """Turn plain values back into a frozen run, checking its ranges and its hash again.
 
     Raises:
         UserError: the values were changed since they were frozen.
     """
     fields = {key: value for key, value in content.items() if key != "sha256"}
-    sections = {name: _section(name, spec, OmegaConf.create({name: fields[name]})) for name, spec in SECTIONS.items()}
+    # The hash below vouches for the types, which were checked when the run was frozen: no need for OmegaConf again.
+    sections = {name: spec(**fields[name]) for name, spec in SECTIONS.items()}
     config = RunConfig(**{**fields, "overrides": tuple(fields["overrides"]), **sections})
     if config.sha256 != content["sha256"]:
         raise UserError(f"The config in {folder} was edited after it was frozen; compose a new run instead.")

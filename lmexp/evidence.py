@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmexp import results
 from lmexp.config import RunConfig, load
@@ -19,6 +19,9 @@ from lmexp.errors import UserError
 from lmexp.lock import Entry, Lock, cell_key, moment
 from lmexp.plan import Plan
 from lmexp.stages import DIVERGED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = Mapping[str, Any]
 
@@ -145,6 +148,24 @@ def _has_ended(plan: Plan, run: Launched) -> bool:
 def counted_rows(lock: Lock, root: Path) -> list[Row]:
     """Return the rows of the registered runs that count, one for each cell that has one."""
     return [run.row for run in weigh(lock, read_launched(root)).counted.values() if run.row is not None]
+
+
+def with_faults(frame: "pd.DataFrame", lock: Lock | None, root: Path) -> "pd.DataFrame":
+    """Return the table of runs with what :func:`weigh` says of each: the report believes what ``verify`` believes.
+
+    Adds ``file_fault``, why a run that claims to be registered is not believed, and ``amended_since``, true for one
+    that is believed and whose cell a later entry changed; null and false for every other run.
+    """
+    frame = frame.assign(file_fault=None, amended_since=False)
+    if lock is None or lock.faults():
+        return frame
+    evidence, plan = weigh(lock, read_launched(root)), lock.plan()
+    claiming = [run for run in evidence.runs if run.claims]
+    faults = {str(run.folder): "; ".join(found) for run, found in evidence.faults.items()}
+    stale = {str(run.folder) for run in claiming if run not in evidence.faults and not follows_now(lock, plan, run)}
+    frame["file_fault"] = [faults.get(folder) for folder in frame["folder"]]
+    frame["amended_since"] = [folder in stale for folder in frame["folder"]]
+    return frame
 
 
 def follows_now(lock: Lock, plan: Plan, run: Launched) -> bool:

@@ -5,6 +5,7 @@ The sweep, the verdicts and the report all read the :class:`Plan` made here, and
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -325,6 +326,10 @@ def _check_consistent(plan: Plan) -> None:
     if plan.name != plan.path.parent.name:
         raise UserError(f"{plan.path} says name: {plan.name}; name it {plan.path.parent.name}, as its folder.")
     judged = plan.judged_arms
+    if not judged:
+        raise UserError(f"{plan.path} calls every arm exploratory, so nothing is left to judge; take one out.")
+    if len(set(plan.grid().values())) < len(plan.grid()):
+        raise UserError(f"{plan.path}: two crossings of design.factors give the same arm name; rename a level.")
     for role, arm in (("design.control", plan.control), ("analysis.full", plan.analysis.full)):
         if arm is not None and arm not in judged:
             raise unknown(f"arm under {role} of {plan.name}", arm, judged)
@@ -382,6 +387,10 @@ class _Fields:
     def __init__(self, content: Any, where: str):
         if not isinstance(content, dict):
             raise UserError(f"{where} must be a mapping of fields (key: value), not {content!r}.")
+        for key in content:
+            # yes, no, null and dates are no text in YAML, and would come back from the lock's JSON by other names
+            if type(key) not in (str, int, float) or key in (math.inf, -math.inf) or key != key:
+                raise UserError(f"{where} has the name {key!r}, which YAML does not read as text; put it in quotes.")
         self.content, self.where, self.read = content, where, set[str]()
 
     def refuse_unread(self) -> None:

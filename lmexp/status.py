@@ -11,6 +11,7 @@ from lmexp.compose import results_folder
 from lmexp.config import FrozenRun
 from lmexp.display import cells_table, time_left, troubles
 from lmexp.errors import UserError
+from lmexp.evidence import with_faults
 from lmexp.lock import Lock, read_lock
 from lmexp.plan import Plan, read_plan
 from lmexp.sweep import chosen_runs, plan_runs
@@ -36,6 +37,9 @@ def print_status(name: str, overrides: Sequence[str]) -> None:
     arms = list(plan.arms)  # as the plan lists them: the order of the sweep is shuffled
     runs = sorted(runs, key=lambda run: (arms.index(run.config.arm), run.config.seed))
     console.print(cells_table(_title(name, overrides, runs), runs, [run.config.arm for run in runs]))
+    if not runs:
+        console.print(_WAITING, highlight=False)
+        return
     left = time_left(runs)
     waiting = bool(fresh) and not chosen
     for line in [f"About {left} left."] * bool(left) + [_WAITING] * waiting + _standing(runs) + _remarks(runs):
@@ -103,7 +107,7 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
     plan = lock.plan() if lock else written
     root = results_folder(overrides) / name
     asked = [item for item in overrides if item.partition("=")[0] not in ("paths.results", *plan.free)]
-    frame = results.with_file_faults(results.read_runs(root))
+    frame = with_faults(results.read_runs(root), lock, root)
     settings = _settings(frame, asked)
     if frame.empty or (asked and settings is None):
         raise UserError(_nothing_to_report(name, asked, root, frame))

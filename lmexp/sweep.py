@@ -196,10 +196,19 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
 
 
 def _is_settled(run: FrozenRun) -> bool:
-    """Tell whether a cell of a plan that chooses has diverged: that is its result, and the arm is not chosen."""
+    """Tell whether a cell of a sweep that chooses has diverged: that is its result, and the arm is not chosen.
+
+    At the fresh seeds it is none (:func:`lmexp.evidence.weigh`): there a cell that diverged runs again.
+    """
     plan, row = _plan_of(run), results.read_row(run.folder)
     registered = row is not None and bool(row["registered"])
-    if plan is None or plan.confirmation is None or row is None or registered < (run.config.lock_sha256 is not None):
+    if (
+        plan is None
+        or plan.confirmation is None
+        or run.config.seed not in plan.seeds
+        or row is None
+        or registered < (run.config.lock_sha256 is not None)
+    ):
         return False
     return bool(row["status"] == DIVERGED)
 

@@ -1332,3 +1332,102 @@ def test_a_row_that_is_not_of_the_schema_is_damaged_and_nothing_else(store):
     pq.write_table(pa.concat_tables([table, table]), store.of("gated", 0) / "run.parquet")
     found = faults("tried")
     assert any("run.parquet was edited or lost" in fault for fault in found)
+
+
+# --- the report believes what verify believes ------------------------------------------------------------------------
+
+
+def _verdict(store: Store) -> str:
+    assert main(["report", store.name]) == 0
+    return json.loads((store.root / "verdicts.json").read_text())["verdicts"][0]["verdict"]
+
+
+def _replace_run(store: Store, arm: str, seed: int, score: float) -> None:
+    results.set_attempt_aside(store.of(arm, seed))
+    store.run(arm, seed, val_bpb=score, val_bpb_best=score)
+
+
+@pytest.mark.parametrize("attack", ["resealed", "done_deleted", "claims_by_overrides", "amended"])
+def test_no_attack_that_verify_finds_enters_a_verdict(store, attack):
+    for seed in (0, 1):
+        folder = store.of("gated", seed)
+        better = 1.5 + 0.001 * seed**2
+        if attack == "resealed":
+            reseal(folder, val_bpb=better, val_bpb_best=better)
+        elif attack == "done_deleted":
+            (folder / "DONE").unlink()
+            _replace_run(store, "gated", seed, better)
+        elif attack == "claims_by_overrides":
+            shutil.rmtree(folder)
+            change_row(store.run("gated", seed, "model.dropout=0.5", val_bpb=better), overrides="registered")
+    if attack == "amended":
+        store.edit_plan("design", "arms", "gated", value=["model.ffn=swiglu", "model.dropout=0.1"])
+        assert main(["plan", "amend", store.name, "--reason", "other", f"paths.results={store.folder / 'none'}"]) == 0
+    assert not verify(store.name).is_clean
+    assert _verdict(store) == "INADMISSIBLE"
+
+
+def test_an_amendment_that_looked_away_from_the_runs_is_seen_by_the_report(store):
+    """Amended with ``paths.results`` elsewhere, or with the runs moved away, the entry says that none existed."""
+    swapped = [dict(PLAN["hypotheses"][0])]
+    swapped[0] |= {"supported_if": "diff(gated, plain) > 0", "falsified_if": "diff(gated, plain) < 0"}
+    for place, folder in enumerate(store.root.glob("*-seed*")):
+        score = 2.0 + 0.1 * folder.name.startswith("plain") + 0.001 * place**2
+        shutil.rmtree(folder)
+        store.run(
+            folder.name.split("-")[0],
+            int(folder.name.split("-seed")[1][0]),
+            val_bpb=score,
+            val_bpb_best=score,
+            started_at=store.lock.current.at,
+        )
+    rewrite_later = (datetime.now(UTC) + LATER).isoformat(timespec="seconds")
+    store.edit_plan("hypotheses", value=swapped)
+    assert main(["plan", "amend", store.name, "--reason", "typo", f"paths.results={store.folder / 'none'}"]) == 0
+    rewrite_entries(store, lambda entries: entries[1].update(at=rewrite_later), first=1)
+    assert store.lock.current.runs_existed == 0
+    assert main(["report", store.name]) == 0
+    verdict = json.loads((store.root / "verdicts.json").read_text())["verdicts"][0]
+    assert verdict["verdict"] in ("DEVIATED", "INADMISSIBLE")
+    assert "amended when" in verdict["reason"]
+
+
+def test_the_report_chooses_what_the_sweep_chooses_when_a_diverged_cell_ran_again(finished, tmp_path, monkeypatch):
+    """A cell that diverged has its result. ``lmexp run arm=.. seed=..`` can run it again; that changes no choice."""
+    from lmexp.analysis.cells import with_populations
+    from lmexp.analysis.sweeps import sweep_of
+    from lmexp.evidence import counted_rows
+    from lmexp.stages import choose
+
+    store = copied(finished, TWO_STAGES, tmp_path, monkeypatch)
+    folder = store.of("adamw-high", 0)
+    results.set_attempt_aside(folder)
+    reseal(folder / "attempts" / "1", status="diverged", val_bpb=None)
+    (folder / "attempts" / "1" / "DONE").rename(folder / "attempts" / "1" / "FAILED")
+    store.run("adamw-high", 0)
+    plan = store.lock.plan()
+    runs = with_populations(plan, results.read_runs(store.root), store.lock)
+    swept = runs[runs["seed"].isin(plan.seeds)]
+    used = swept[swept["status"] == "ok"].set_index(["arm", "seed"])
+    assert sweep_of(plan, used, swept).choice == choose(plan, counted_rows(store.lock, store.root))
+    assert sweep_of(plan, used, swept).choice.chosen["adamw"] == "adamw-low"
+
+
+def test_runs_of_a_lock_that_was_replaced_are_not_done(store):
+    """They count for nothing under the new lock, so the sweep must not pass them over."""
+    assert store.compose("plain", 0).state == "done"
+    store.lock_path.unlink()
+    store.edit_plan("question", value="Another?")
+    assert lock_plan(store.name, []) == 0
+    assert store.compose("plain", 0).state == "missing"
+
+
+def test_diverging_settles_a_cell_of_the_sweep_and_none_of_the_confirmation(finished, tmp_path, monkeypatch):
+    from lmexp.sweep import _is_settled
+
+    store = copied(finished, TWO_STAGES, tmp_path, monkeypatch)
+    for arm, seed, settled in (("adamw-low", 0, True), ("lion-low", 7, False)):
+        folder = store.of(arm, seed)
+        (folder / "DONE").rename(folder / "FAILED")
+        reseal(folder, status="diverged")
+        assert _is_settled(store.compose(arm, seed)) is settled

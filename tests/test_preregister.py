@@ -627,3 +627,35 @@ def test_a_run_in_a_process_of_its_own_is_registered_too(text, capsys):
     said = capsys.readouterr().out
     assert "FAULT  3 cells missing: no registered run of b seed 0, a seed 5, b seed 5." in said
     assert "Runs: 1 launched: 1 count, 0 set aside, 0 not believed, 0 exploratory." in said
+
+
+@pytest.mark.parametrize("name", ["1e-4", "0.001", "007", "null", "true", "[x]", "inf", "é", "a b", "a,b", "a=b"])
+def test_an_arm_may_be_called_anything_that_names_a_folder(name):
+    """What locks must run: Hydra would read some of these as numbers, lists or nothing."""
+    written(changed((("design", "arms"), {"a": [], name: ["model.ffn=swiglu"]}), (("hypotheses",), [])))
+    assert lock() == 0
+    config = compose_run(cell_overrides(read_plan("mine"), name, 0, [])).config
+    assert (config.arm, config.lock_sha256) == (name, current().current.sha256)
+
+
+@pytest.mark.parametrize("name", ["yes", "no", "null", "2024-01-01", ".inf"])
+def test_a_name_that_yaml_does_not_read_as_text_is_refused(name, capsys):
+    """The lock is JSON, where they would have other names: False becomes false, and every run of it is lost."""
+    text = yaml.safe_dump(changed((("design", "arms"), {"a": [], "b": []})), sort_keys=False)
+    written(text.replace("    b: []", f"    {name}: []"))
+    assert lock() == 2
+    assert "quotes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("edits", "words"),
+    [
+        ([(("exploratory",), ["*"]), (("design", "control"), None), (("hypotheses",), [])], "every arm exploratory"),
+        ([(("design", "arms"), None), (("hypotheses",), []), (("design", "control"), "x-z"),
+          (("design", "factors"), {"f": {"x-y": [], "x": []}, "g": {"z": [], "y-z": []}})], "same arm name"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_no_report_can_be_made_of_is_refused_when_it_is_read(edits, words, capsys):
+    written(changed(*edits))
+    assert main(["plan", "show", "mine"]) == 2
+    assert words in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pandas as pd
 from lmexp.analysis.answer import answer, crossed_answer, winner_alone
 from lmexp.analysis.cells import (
     AS_PLANNED,
+    NOT_BELIEVED,
     REGISTERED,
     Accounting,
     account,
@@ -25,7 +26,7 @@ from lmexp.analysis.speeds import Speeds, steady_speeds
 from lmexp.analysis.sweeps import Sweep, sweep_of
 from lmexp.analysis.verdicts import Verdict, deviated, exploratory, joint_reading, judge
 from lmexp.design import Reach, reaches
-from lmexp.lock import Entry, Lock
+from lmexp.lock import Entry, Lock, moment
 from lmexp.plan import NO_TEST, Plan
 from lmexp.stages import Choice
 from lmexp.statistics.blocks import contrast
@@ -77,6 +78,7 @@ class Analysis:
     drift: Drift
     environment: dict[str, dict[str, int]]  # column -> value -> number of runs
     remarks: tuple[str, ...]
+    amendments: tuple[Entry, ...]  # those that were made when runs of the plan existed, whatever they say themselves
 
     @property
     def primary(self) -> Measure:
@@ -92,11 +94,6 @@ class Analysis:
     def registered(self) -> bool:
         """Whether the runs that count follow the plan's lock."""
         return self.accounting.settings == REGISTERED
-
-    @property
-    def amendments(self) -> tuple[Entry, ...]:
-        """The amendments that were made when runs of the plan existed."""
-        return self.lock.amended_after_data if self.lock and self.registered else ()
 
 
 def analyse(
@@ -118,8 +115,9 @@ def analyse(
     used, speeds = _with_steady_speeds(stage.plan, stage.used, steps)
     desk = Desk(stage.plan, used)
     primary = desk.table(stage.plan.primary.name)
-    breach = _breach(stage, primary)
-    verdicts = _verdicts(desk, breach, lock, settings)
+    breach = _disbelieved(runs, settings) or _breach(stage, primary)
+    amendments = _amended_after_data(lock, runs) if lock and settings == REGISTERED else ()
+    verdicts = _verdicts(desk, breach, amendments, settings)
     names = tuple(dict.fromkeys((*plan.metrics, *_ALWAYS_SHOWN)))
     drift, environment = drift_of(used), _environment(used)
     return Analysis(
@@ -148,6 +146,7 @@ def analyse(
         drift=drift,
         environment=environment,
         remarks=tuple(_remarks(stage, used, primary, environment, drift, speeds)),
+        amendments=amendments,
     )
 
 
@@ -161,6 +160,7 @@ class _Stage:
     judged: Accounting  # of the runs that are judged: those of the confirmation alone
     sweep: Sweep | None
     choice: Choice | None
+    is_early: bool = False  # a run of the confirmation started before the last of the sweep did
 
 
 def _stage(plan: Plan, runs: pd.DataFrame, settings: str) -> _Stage:
@@ -182,7 +182,8 @@ def _stage(plan: Plan, runs: pd.DataFrame, settings: str) -> _Stage:
         swept.n_launched + confirmed.n_launched,
         settings,
     )
-    return _Stage(judged, used, both, confirmed, sweep, sweep.choice)
+    is_early = len(used) > 0 and len(sweep_rows) > 0 and used["started_at"].min() < sweep_rows["started_at"].max()
+    return _Stage(judged, used, both, confirmed, sweep, sweep.choice, bool(is_early))
 
 
 def _with_steady_speeds(plan: Plan, used: pd.DataFrame, steps: Steps | None) -> tuple[pd.DataFrame, Speeds | None]:
@@ -193,22 +194,40 @@ def _with_steady_speeds(plan: Plan, used: pd.DataFrame, steps: Steps | None) -> 
     return speeds.applied(used), speeds
 
 
+def _disbelieved(runs: pd.DataFrame, settings: str) -> str | None:
+    """Say that runs claim to be registered and cannot be believed: one of them may be what a cell's first run was."""
+    found = runs[runs["population"].str.startswith(NOT_BELIEVED)] if settings == REGISTERED else runs[:0]
+    if found.empty:
+        return None
+    why = found["population"].iloc[0].removeprefix(NOT_BELIEVED)
+    named = f"{found['run_id'].iloc[0]}: {why}"
+    return f"{len(found)} of the runs that say they are registered cannot be believed ({named})."
+
+
 def _breach(stage: _Stage, primary: Table) -> str | None:
     """Say why the protocol was not met, if it was not."""
     if stage.choice is not None and stage.choice.gaps:
         return f"The confirmation has no arms to compare yet: {'; '.join(stage.choice.gaps)}."
+    if stage.is_early:
+        return "Runs of the confirmation started before the sweep that chooses them had ended."
     gaps, cells = stage.judged.gaps, stage.judged.cells
     if gaps:
         named = ", ".join(map(str, gaps[:4])) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
         return f"{len(gaps)} of {len(cells)} cells {'has' if len(gaps) == 1 else 'have'} no result: {named}."
-    if mixed := _mixed_budgets(stage.used):
+    if mixed := _mixed_budgets(stage.plan, stage.used):
         return mixed
+    if lost := int((~np.isfinite(primary.scaled_or_missing)).sum()):
+        # A cell can have ended well and still have no value: no steady state, or a speed of zero without a logarithm.
+        return f"{lost} of {primary.array.size} cells have no {primary.measure.name} that can be compared."
     return f"There are {TOO_FEW}." if primary.complete.sum() < 2 else None
 
 
-def _mixed_budgets(used: pd.DataFrame) -> str | None:
+def _mixed_budgets(plan: Plan, used: pd.DataFrame) -> str | None:
     """Name an arm whose runs had different budgets: a plan may leave that key free, but a mean must not mix them."""
     known = used["budget_seconds"].dropna() if "budget_seconds" in used else pd.Series(dtype=float)
+    if any(key.partition(".")[0] == "budget" for key in plan.free) and known.nunique() > 1:
+        different = ", ".join(f"{value:g} s" for value in sorted(set(known)))
+        return f"The plan leaves the budget free, and the runs that count had different ones: {different}."
     for arm, seconds in known.groupby(level=0, sort=False) if len(known) else ():
         if seconds.nunique() > 1:
             different = ", ".join(f"{value:g} s" for value in sorted(set(seconds)))
@@ -216,12 +235,26 @@ def _mixed_budgets(used: pd.DataFrame) -> str | None:
     return None
 
 
-def _verdicts(desk: Desk, breach: str | None, lock: Lock | None, settings: str) -> tuple[Verdict, ...]:
+def _amended_after_data(lock: Lock, runs: pd.DataFrame) -> tuple[Entry, ...]:
+    """Return the amendments that runs had begun before, by what each entry says or by the runs themselves.
+
+    An entry counts the runs of one results folder when it is written; runs may lie in another, or come back later.
+    """
+    found = []
+    for place, entry in enumerate(lock.entries[1:], start=1):
+        older, made = {each.sha256 for each in lock.entries[:place]}, moment(entry.at)
+        following = runs[runs["lock_sha256"].isin(older)]["started_at"]
+        began = [started for text in following if (started := moment(text)) and made and started < made]
+        if existed := max(entry.runs_existed, len(began)):
+            found.append(replace(entry, runs_existed=existed))
+    return tuple(found)
+
+
+def _verdicts(desk: Desk, breach: str | None, amended: tuple[Entry, ...], settings: str) -> tuple[Verdict, ...]:
     found = tuple(judge(hypothesis, desk.estimate, breach) for hypothesis in desk.plan.hypotheses)
     if settings != REGISTERED:
         why = f"No verdict: these runs are exploratory ({settings}). Only runs that follow a locked plan are judged."
         return tuple(exploratory(verdict, why) for verdict in found)
-    amended = lock.amended_after_data if lock else ()
     if not amended:
         return found
     why = f"The plan was amended when {amended[0].runs_existed} of its runs existed ({amended[0].reason})."
@@ -231,13 +264,15 @@ def _verdicts(desk: Desk, breach: str | None, lock: Lock | None, settings: str) 
 def _equivalences(desk: Desk, primary: Table) -> dict[str, Equivalence]:
     """Compare every difference from the control with the smallest effect of interest (two one-sided tests)."""
     plan = desk.plan
-    if plan.control is None or not plan.primary.sesoi or primary.measure.logarithmic or not primary.complete.any():
+    if plan.control is None or primary.measure.logarithmic or not primary.complete.any():
         return {}
+    if not (0 < (plan.primary.sesoi or 0.0) < np.inf and plan.analysis.alpha < 0.5):
+        return {}  # no plan that says this can be locked, but its exploratory runs are reported
     control = desk.row[plan.control]
     others = [arm for arm in desk.row if arm != plan.control]
     return {
         arm: tost_contrast(
-            primary.fit, pairwise(len(desk.row), desk.row[arm], control), plan.primary.sesoi, plan.analysis.alpha
+            primary.fit, pairwise(len(desk.row), desk.row[arm], control), plan.primary.sesoi or 0.0, plan.analysis.alpha
         )
         for arm in others
     }
@@ -251,7 +286,8 @@ def _answer(desk: Desk, primary: Table) -> str:
     if control is None or not others:
         return winner_alone(means, measure) if means else ""
     grid = desk.plan.grid()
-    if len(desk.plan.factors) > 1 and control in grid.values() and primary.complete.any():
+    whole = set(grid.values()) <= set(desk.row)  # arms of the grid may be exploratory
+    if len(desk.plan.factors) > 1 and control in grid.values() and whole and primary.complete.any():
         return crossed_answer(desk.estimate, measure, control, grid)
     single = desk.single_changes()
     said = answer(desk.estimate, measure, control, single or others, desk.plan.analysis.full if single else None)

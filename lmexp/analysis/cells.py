@@ -13,13 +13,12 @@ plan. One population is reported; the others are exploratory beside it. A run is
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lmexp.lock import Lock, cell_key
+from lmexp.lock import Lock, cell_key, moment
 from lmexp.plan import Plan
 
 Record = dict[Hashable, Any]
@@ -27,6 +26,7 @@ Cell = tuple[str, int]
 
 OK, MISSING, UNMEASURED, REPEATED = "ok", "missing", "unmeasured", "repeated"
 REGISTERED = "registered"  # the population of runs that follow the plan's lock
+NOT_BELIEVED = "says that it is registered, but "
 AS_PLANNED = "as the plan says, not registered"
 SUPERSEDED = "an earlier attempt of a cell that ran again"
 _NOT_CHOSEN = "not chosen by the sweep"
@@ -100,12 +100,17 @@ def with_populations(plan: Plan, runs: pd.DataFrame, lock: Lock | None) -> pd.Da
 
 
 def _population(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -> str:
-    if row.get("registered") is True:
-        fault = _registration_fault(plan, row, lock, faults)
-        return f"says that it is registered, but {fault}" if fault else REGISTERED
+    if row.get("registered") is True or _text(row.get("file_fault")):
+        if fault := _registration_fault(plan, row, lock, faults):
+            return f"{NOT_BELIEVED}{fault}"
+        return "follows an earlier entry of the lock, and its cell was amended since" if _is_stale(row) else REGISTERED
     if text := _text(row.get("overrides")):
-        return text
+        return text if text != REGISTERED else f"overrides: {text}"  # no row may name its own population
     return AS_PLANNED if row.get("plan_sha256") == plan.sha256 else "another version of the plan, not registered"
+
+
+def _is_stale(row: Record) -> bool:
+    return row.get("amended_since") is True
 
 
 def _registration_fault(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -> str | None:
@@ -119,7 +124,10 @@ def _registration_fault(plan: Plan, row: Record, lock: Lock | None, faults: list
     entry = next((entry for entry in lock.entries if entry.sha256 == row.get("lock_sha256")), None)
     if entry is None:
         return "no entry of the lock has the hash that it names"
-    if datetime.fromisoformat(str(row["started_at"])) < datetime.fromisoformat(entry.at):
+    started, made = moment(row["started_at"]), moment(entry.at)
+    if started is None or made is None:
+        return "nobody can tell whether it started after that entry was written"
+    if started < made:
         return "it started before that entry was written"
     promised = lock.current.cells.get(cell_key(str(row["arm"]), int(row["seed"])))
     if not plan.free and promised not in (None, row["config_sha256"]):
@@ -216,6 +224,8 @@ def _repeat_rules(plan: Plan, records: list[Record], places: list[int], settings
 def _rule(plan: Plan, row: Record, settings: str) -> str | None:
     if row["population"] != settings:
         return f"{_EXPLORATORY if settings == REGISTERED else _OTHERS}{row['population']}"
+    if not isinstance(row["arm"], str):
+        return "its row names no arm"
     if row["arm"].endswith(f"({_NOT_CHOSEN})"):
         return _NOT_CHOSEN
     if row["arm"] in plan.exploratory:

@@ -59,6 +59,13 @@ class Table:
         """The blocked fit of all arms on the scale of the analysis."""
         return fit_blocks(self.scaled)
 
+    @property
+    def scaled_or_missing(self) -> np.ndarray:
+        """Every cell on the scale of the analysis, NaN where it has no value there: (arms, seeds)."""
+        if not self.measure.logarithmic:
+            return self.array
+        return np.log(np.where(self.array > 0, self.array, np.nan))
+
     def is_known_exactly(self, rows: list[int]) -> bool:
         """Whether these arms' values are counts that no seed changes."""
         part = self.blocks[rows]

@@ -61,7 +61,8 @@ def omnibus(plan: Plan, blocks: np.ndarray) -> Omnibus | None:
     if test == NO_TEST or len(blocks) < 2 or not blocks.shape[1]:
         return None
     if test == "two_way_blocked":
-        return _two_way(plan, blocks)
+        # A crossing may be missing in a plan that is not locked: a lock refuses that.
+        return _two_way(plan, blocks) if set(plan.grid().values()) <= set(plan.arms) else None
     if test in ("one_way_anova", "welch_anova"):
         return _unpaired(test, blocks)
     return _blocked(plan, blocks, by_permutation=test == "permutation")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from lmexp.analysis.cells import values
+from lmexp.analysis.cells import OK, REGISTERED, values
 from lmexp.analysis.omnibus import Omnibus, omnibus
 from lmexp.plan import Plan
 from lmexp.stages import DIVERGED, Choice, choose
@@ -52,13 +52,26 @@ def sweep_of(plan: Plan, used: pd.DataFrame, rows: pd.DataFrame) -> Sweep:
         rows: all of its runs in the reported population: a run that diverged counts as a result here.
     """
     assert plan.confirmation is not None
-    diverged = rows[rows["status"] == DIVERGED]
-    # Rows that count come last: of two rows of a cell the chooser takes the later one.
-    choice = choose(plan, [*diverged.to_dict("records"), *used.reset_index().to_dict("records")])  # type: ignore[list-item]
+    results = _results(plan, rows)
+    choice = choose(plan, results.reset_index().to_dict("records"))  # type: ignore[arg-type]
+    used = used[used.index.isin(results[results["status"] != DIVERGED].index)]
     competitions = [
         _competition(plan, name, arms, used, choice) for name, arms in plan.confirmation.competitions.items()
     ]
     return Sweep(choice, tuple(competitions), _fixed(plan, used))
+
+
+def _results(plan: Plan, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the run that is each cell's result, by (arm, seed): the rule of :func:`lmexp.evidence.weigh`.
+
+    To a sweep that chooses, diverging is a result: a registered cell that diverged cannot be run until it ends well.
+    Of registered runs the first to start is the result, or none if the plan refuses repeats; of others the latest.
+    """
+    ended = rows[rows["status"].isin((OK, DIVERGED))].sort_values(["started_at", "run_id"], kind="stable")
+    registered = bool((rows["population"] == REGISTERED).any())
+    if registered and plan.repeats == "refuse":
+        return ended.drop_duplicates(["arm", "seed"], keep=False).set_index(["arm", "seed"])
+    return ended.drop_duplicates(["arm", "seed"], keep="first" if registered else "last").set_index(["arm", "seed"])
 
 
 def _competition(plan: Plan, name: str, arms: tuple[str, ...], used: pd.DataFrame, choice: Choice) -> Competition:

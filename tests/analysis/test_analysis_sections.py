@@ -139,9 +139,17 @@ class TestStatements:
         )
         assert len(statements(analysed(PLAN, RUNS, ("why", 0)))) == 3
 
-    def test_a_plan_without_contrasts_speaks_of_its_omnibus_test(self, timing):
-        (said,) = statements(timing)
+    def test_a_plan_without_contrasts_speaks_of_its_omnibus_test(self):
+        plan = timing_plan()
+        runs, steps = timing_rows(plan)
+        (said,) = statements(analyse(plan, runs, make_lock(plan), steps))
         assert "an interaction (a ratio of ratios) of \N{MULTIPLICATION SIGN}" in said
+
+
+def test_a_launch_that_never_settles_leaves_nothing_to_say(timing):
+    """Its speed is what decides, so the plan cannot be judged without it."""
+    assert statements(timing) == []
+    assert "1 of 18 cells" in timing.breach
 
 
 class TestDetectable:

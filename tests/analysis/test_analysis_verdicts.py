@@ -370,3 +370,50 @@ class TestAnswer:
         plain = {"control": None, "hypotheses": (), "analysis": Analysis(0.05, "none", "none", "d_z", None)}
         assert self.of(**plain).answer.startswith("llama has the best validation loss: 2.1")
         assert self.of(arms={"only": ()}, **plain).answer.startswith("Validation loss: only 2.")
+
+
+def test_a_cell_without_a_value_to_compare_makes_the_plan_inadmissible():
+    """A speed of zero has no logarithm: its seed must not vanish while the verdict is read from the others."""
+    from analysis_rows import analysed, make_plan, make_runs
+
+    from lmexp.plan import Hypothesis, Metric
+
+    plan = make_plan(
+        primary=Metric("tokens_per_second", "higher", "tokens/s", None),
+        secondary=(),
+        hypotheses=(Hypothesis("H1", "c", "ratio(gqa, baseline) > 1", "ratio(gqa, baseline) < 1"),),
+    )
+    runs = make_runs(plan)
+    assert analysed(plan, runs).verdicts[0].verdict == "SUPPORTED"
+    runs.loc[0, "tokens_per_second"] = 0.0
+    found = analysed(plan, runs)
+    assert found.verdicts[0].verdict == "INADMISSIBLE"
+    assert "1 of 18 cells" in found.verdicts[0].reason
+
+
+def test_arms_at_different_budgets_are_inadmissible_where_the_plan_leaves_the_budget_free():
+    """Only the command line can have set them apart; where an arm sets its own budget the plan says so."""
+    from analysis_rows import analysed, make_plan, make_runs
+
+    for free, breached in (((), False), (("budget.seconds",), True)):
+        plan = make_plan(free=free)
+        runs = make_runs(plan)
+        runs.loc[runs["arm"] == "llama", "budget_seconds"] = 3000.0
+        assert ("budget" in (analysed(plan, runs).breach or "")) is breached
+
+
+def test_weird_plans_and_rows_still_give_a_report():
+    from dataclasses import replace
+
+    from analysis_rows import analysed, make_plan, make_runs
+
+    from lmexp.plan import Metric
+
+    plan = make_plan()
+    runs = make_runs(plan)
+    for sesoi in (-1.0, float("nan"), float("inf")):
+        assert not analysed(replace(plan, primary=Metric("val_bpb", "lower", "b", sesoi)), runs).equivalences
+    assert not analysed(replace(plan, analysis=replace(plan.analysis, alpha=0.6)), runs).equivalences
+    for column in ("arm", "started_at"):
+        broken = runs.assign(**{column: [None, *runs[column][1:]]})
+        assert analysed(plan, broken).breach
