@@ -198,8 +198,8 @@ def effective_size(values: np.ndarray) -> float | None:
     spectrum = np.fft.rfft(centred, 2 * n)
     covariance = np.fft.irfft(spectrum * spectrum.conj(), 2 * n)[:n]
     pairs = (covariance[: n // 2 * 2] / covariance[0]).reshape(-1, 2).sum(axis=1)
-    last = int(np.argmax(pairs <= 0)) if (pairs <= 0).any() else len(pairs)
-    return n / max(1.0, 2 * float(pairs[:last].sum()) - 1)
+    before_the_end = np.cumprod(pairs > 0)
+    return n / max(1.0, 2 * float(pairs @ before_the_end) - 1)
 
 
 def launch(seconds_per_step: np.ndarray, rule: str, confidence: float, steps: np.ndarray | None = None) -> Launch:
@@ -246,11 +246,13 @@ def _median_levels(worth: float, confidence: float) -> tuple[float, float] | Non
     if 0.5 ** (worth - 1) > 1 - confidence:  # the chance that all values lie on one side of the median
         return None
     reach = special.ndtri((1 + confidence) / 2) / (2 * np.sqrt(worth))
-    return float(max(0.0, 0.5 - reach)), float(min(1.0, 0.5 + reach))
+    return float(0.5 - reach), float(0.5 + reach)
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> np.ndarray:
     """Return weighted quantiles: each value sits in the middle of its weight, and between values it is linear.
+
+    Levels beyond the outermost values, be they outside 0 to 1, give those.
 
     values, weights: (..., n) -> (...).
     """

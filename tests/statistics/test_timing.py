@@ -107,6 +107,14 @@ class TestCut:
     def test_a_constant_series_needs_no_cut(self, rule):
         assert warm_up_cut(np.full(60, 0.3), rule).n_cut == 0
         assert warm_up_cut(np.r_[np.linspace(9, 1, 15), np.full(60, 0.3)], rule).n_cut == 15
+        steps = np.random.default_rng(0).integers(1, 9, 95)
+        for scale in (0.1e-6, 0.7e6):  # rounding grows with the values
+            assert warm_up_cut(np.full(95, scale), rule, steps).n_cut == 0
+
+    @pytest.mark.parametrize("n_slow", [5, 10])
+    def test_a_level_lasts_three_batches_or_more(self, n_slow):
+        values = steady(100, 23) + 0.3 * (np.arange(100) < n_slow)
+        assert warm_up_cut(values, "change_point").n_cut == 15
 
     @pytest.mark.parametrize("rule", RULES)
     @pytest.mark.parametrize("n", [50, 100, 203])
@@ -297,6 +305,14 @@ class TestLaunch:
         assert found.low is None
         assert found.undefined.startswith("windows worth only ")
 
+    def test_an_interval_needs_values_on_both_sides(self):
+        """All of w independent values lie on one side of the median with probability 1 / 2^(w-1)."""
+        values = steady(60, 24, rho=0.6)
+        worth = launch(values, "change_point", 0.5).n_effective
+        assert launch(values, "change_point", 1 - 0.5 ** (worth - 1.01)).low == values.min()
+        assert launch(values, "change_point", 1 - 0.5 ** (worth - 1.01)).high == values.max()
+        assert launch(values, "change_point", 1 - 0.5 ** (worth - 0.99)).low is None
+
     def test_prints_and_becomes_a_row(self):
         values = np.r_[np.full(15, 0.9), steady(85, 17)]
         found = launch(values, "change_point", 0.95)
@@ -350,11 +366,12 @@ class TestRatio:
         one = ratio_of_launches(np.array([0.3]), np.array([0.2]), 0.95)
         assert (one.value, one.low, one.undefined) == (pytest.approx(1.5), None, "fewer than 2 launches")
         assert ratio_of_launches(np.array([]), np.array([]), 0.95).value is None
+        assert ratio_of_launches(self.TOP[:2], self.BOTTOM[:2], 0.95).has_interval  # two are enough
         same = np.full(3, 0.2)
         assert ratio_of_launches(2 * same, same, 0.95).undefined == NO_SPREAD
         assert ratio_of_launches(2 * self.BOTTOM, self.BOTTOM, 0.95).undefined == NO_ERROR
 
     def test_refuses_what_has_no_ratio(self):
-        for top, bottom in (([1.0, 0.0], [1.0, 2]), ([1.0, 2], [-1.0, 2]), ([1.0], [1.0, 2])):
+        for top, bottom in (([1.0, 0.0], [1.0, 2]), ([1.0, 2], [-1.0, 2]), ([1.0, 2], [0.0, 2]), ([1.0], [1.0, 2])):
             with pytest.raises(ValueError, match="above 0"):
                 ratio_of_launches(np.array(top), np.array(bottom), 0.95)
