@@ -11,7 +11,7 @@ from lmexp.compose import results_folder
 from lmexp.config import FrozenRun
 from lmexp.display import cells_table, time_left, troubles
 from lmexp.errors import UserError
-from lmexp.evidence import with_faults
+from lmexp.evidence import MOST_WEIGHED, with_faults
 from lmexp.lock import Lock, read_lock
 from lmexp.plan import Plan, read_plan
 from lmexp.sweep import chosen_runs, plan_runs
@@ -111,7 +111,8 @@ def write_plan_report(name: str, overrides: Sequence[str]) -> None:
     settings = _settings(frame, asked)
     if frame.empty or (asked and settings is None):
         raise UserError(_nothing_to_report(name, asked, root, frame))
-    report = write_report(plan, frame, _steps_of(frame), root, lock, settings, notes=_report_notes(written, lock, root))
+    notes = _report_notes(written, lock, root, len(frame))
+    report = write_report(plan, frame, _steps_of(frame), root, lock, settings, notes)
     for table in terminal_tables(report.analysis):
         console.print(table)
     console.print(f"Report: {report.path}", highlight=False)
@@ -124,10 +125,15 @@ def _steps_of(frame: "pd.DataFrame") -> Callable[[str], "pd.DataFrame"]:
     return lambda run_id: results.read_steps(Path(folders[run_id]))
 
 
-def _report_notes(written: Plan, lock: Lock | None, root: Path) -> list[str]:
+def _report_notes(written: Plan, lock: Lock | None, root: Path, n_runs: int) -> list[str]:
     notes = [f"{path} was damaged and is set aside; its cell runs again." for path in results.damaged_files(root)]
     if lock and lock.current.plan_sha256 != written.sha256:
         notes.append("plan.yaml was edited since it was locked: what is judged here is the plan as locked.")
+    if n_runs > MOST_WEIGHED:
+        notes.append(
+            f"More than {MOST_WEIGHED:,} runs: only their seals and folders were checked here; "
+            f"lmexp plan verify {written.name} checks all of them in full."
+        )
     return notes + ([f"The lock was tampered with: {fault}." for fault in lock.faults()] if lock else [])
 
 

@@ -1431,3 +1431,13 @@ def test_diverging_settles_a_cell_of_the_sweep_and_none_of_the_confirmation(fini
         (folder / "DONE").rename(folder / "FAILED")
         reseal(folder, status="diverged")
         assert _is_settled(store.compose(arm, seed)) is settled
+
+
+def test_a_report_of_very_many_runs_checks_seals_and_says_so(store, monkeypatch):
+    monkeypatch.setattr("lmexp.evidence.MOST_WEIGHED", 1)
+    monkeypatch.setattr("lmexp.status.MOST_WEIGHED", 1)
+    folder = store.of("gated", 0)
+    row = results.read_row(folder)
+    results.write_run(folder, {**row, "val_bpb": 1.5, "val_bpb_best": 1.5})  # edited, and not sealed again
+    assert _verdict(store) == "INADMISSIBLE"
+    assert "only their seals and folders were checked" in (store.root / "report.html").read_text()
