@@ -8,20 +8,25 @@ another measurement. Nothing here belongs to the test suite.
 """
 
 import argparse
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import yaml
 
+from lmexp import config as config_module
 from lmexp import files, results
-from lmexp.lock import Lock, append, cell_key, sealed
+from lmexp.compose import frozen_cells
+from lmexp.config import FrozenRun, RunConfig
+from lmexp.lock import append, cell_key, sealed
 from lmexp.plan import Plan, parse_plan
 
 NAME = "synthetic"
@@ -57,30 +62,37 @@ def main() -> None:
 
 
 def write_store(home: Path, n_arms: int, n_seeds: int, n_points: int, warm_up: str) -> None:
-    """Write a locked plan and a finished run for each of its cells."""
+    """Write a locked plan and a finished run for each of its cells, with the configs that it promises."""
     plan = _write_plan(home, n_arms, n_seeds, warm_up)
-    cells = {cell_key(arm, seed): _config(arm, seed) for arm in plan.arms for seed in plan.seeds}
-    content = {"plan": dict(plan.content), "cells": cells, "lmexp_version": "0", "git_commit": None, "previous": None}
-    lock = append(plan, sealed(kind="lock", at="2026-01-01T00:00:00+00:00", reason=None, runs_existed=0, **content))
+    configs, errors = frozen_cells(plan)
+    assert not errors, errors
+    promised = {cell: config.sha256_without(plan.free) for cell, config in configs.items()}
+    content = {"plan": dict(plan.content), "cells": promised, "lmexp_version": "0", "git_commit": None}
+    first = sealed(kind="lock", at="2026-01-01T00:00:00+00:00", reason=None, runs_existed=0, previous=None, **content)
+    followed: dict[str, Any] = {
+        "experiment": NAME,
+        "plan_sha256": plan.sha256,
+        "lock_sha256": append(plan, first).current.sha256,
+    }
     generator = np.random.Generator(np.random.PCG64(0))
-    # Made-up rows need not survive a power cut, and waiting for the disk thirty thousand times takes minutes.
+    # Made-up rows need not survive a power cut, and waiting for the disk forty thousand times takes minutes.
     with mock.patch.object(os, "fsync"), mock.patch.object(files, "_sync_folder"):
-        for order, seed in enumerate(plan.seeds):
-            shared = generator.normal(0, 0.03)
-            for place, arm in enumerate(plan.arms):
-                value = 2.3 - 0.01 * place + shared + generator.normal(0, 0.01)
-                _write_run(home, plan, lock, arm, seed, order * n_arms + place, value, n_points, generator)
+        for order, (seed, arm) in enumerate((seed, arm) for seed in plan.seeds for arm in plan.arms):
+            shared = np.random.Generator(np.random.PCG64([1, seed])).normal(0, 0.03)
+            value = 2.3 - 0.01 * list(plan.arms).index(arm) + shared + generator.normal(0, 0.01)
+            config = replace(configs[cell_key(arm, seed)], arm=arm, **followed)
+            _write_run(home, config, order, value, n_points, generator)
 
 
 def _write_plan(home: Path, n_arms: int, n_seeds: int, warm_up: str) -> Plan:
     path = home / "experiments" / NAME / "plan.yaml"
     path.parent.mkdir(parents=True)
     arms = {f"arm{place}": [f"optimizer.lr={place + 1}e-4"] for place in range(n_arms)}
-    last = f"arm{n_arms - 1}"
+    last, base = f"arm{n_arms - 1}", ["model=gpt_tiny", "data=synthetic", "budget=steps", f"budget.steps={14 * 200}"]
     content = {
         "name": NAME,
         "question": "How long does a report take?",
-        "design": {"base": [], "arms": arms, "control": "arm0", "seeds": list(range(n_seeds))},
+        "design": {"base": base, "arms": arms, "control": "arm0", "seeds": list(range(n_seeds))},
         "metrics": {
             "primary": {"name": "val_bpb", "direction": "lower", "unit": "bits/byte", "sesoi": 0.01},
             "secondary": ["tokens_per_second", "steps_per_second", "peak_memory_bytes"],
@@ -102,55 +114,48 @@ def _write_plan(home: Path, n_arms: int, n_seeds: int, warm_up: str) -> Plan:
     return parse_plan(path)
 
 
-def _config(arm: str, seed: int) -> str:
-    return hashlib.sha256(f"{arm} {seed}".encode()).hexdigest()
-
-
 def _write_run(
-    home: Path, plan: Plan, lock: Lock, arm: str, seed: int, order: int, value: float, n_points: int,
-    generator: np.random.Generator,
-) -> None:  # fmt: skip
+    home: Path, config: RunConfig, order: int, value: float, n_points: int, generator: np.random.Generator
+) -> None:
     """Write one run's folder, as a run leaves it."""
-    run_id = f"{arm}-seed{seed}-{_config(arm, seed)[:8]}"
-    folder = home / "results" / NAME / run_id
+    folder = home / "results" / NAME / config.run_id
     folder.mkdir(parents=True)
     speed = 2400.0 * (1 + generator.normal(0, 0.01))
-    results.write_run(folder, _row(plan, lock, arm, seed, run_id, order, value, speed))
-    results.write_steps(folder, _points(run_id, value, speed, n_points, generator))
-    files.write_text(folder / results.CONFIG_FILE, f"arm: {arm}\nseed: {seed}\n")
+    points = _points(config.run_id, value, speed, n_points, generator)
+    started = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(minutes=order)
+    config_module.save(FrozenRun(config, folder))
+    results.write_steps(folder, points)
+    results.write_run(folder, {**config.row(), **_measured(points, speed), "started_at": started.isoformat()})
     results.finish(folder, results.DONE)
 
 
-def _row(plan: Plan, lock: Lock, arm: str, seed: int, run_id: str, order: int, value: float, speed: float) -> dict:
-    minutes = divmod(order, 60 * 24)
-    day, clock = minutes[0], divmod(minutes[1], 60)
+def _measured(points: list[dict], speed: float) -> dict:
+    """Return what a run measures, as its log points sum it up."""
+    last, scores = points[-1], [point["val_bpb"] for point in points if point["val_bpb"] is not None]
+    value = last["val_bpb"]
     return {
-        "experiment": NAME, "arm": arm, "seed": seed, "run_id": run_id, "status": "ok", "overrides": "",
-        "plan_sha256": plan.sha256, "registered": True, "lock_sha256": lock.current.sha256,
-        "config_sha256": _config(arm, seed), "git_commit": "c0ffee" * 6 + "c0ff", "git_dirty": False,
-        "started_at": f"2026-01-{2 + day:02d}T{clock[0]:02d}:{clock[1]:02d}:00+00:00", "host": "made-up",
-        "device": "gpu", "chip": "made up", "mlx_version": "0", "blas": "none", "n_params": 4_741_376,
-        "n_params_non_embedding": 4_000_000, "budget_seconds": 300.0, "train_seconds": 299.5, "compile_seconds": 2.0,
-        "time_to_first_step_seconds": 4.0, "eval_seconds": 20.0, "steps": 2800, "tokens": 2_867_200,
-        "tokens_per_second": speed, "steps_per_second": speed / 1024, "peak_memory_bytes": 1_400_000_000 + order,
-        "train_loss_nats": 0.7 * value, "val_loss_nats": 0.7 * value, "val_bpb": value, "val_bpb_best": value,
-        "step_at_best": 2800, "test_bpb": value + 0.02, "probe_before": 180.0 + value, "probe_after": 179.0 + value,
+        "status": "ok", "git_commit": "c0ffee" * 6 + "c0ff", "git_dirty": False, "host": "made-up", "device": "gpu",
+        "chip": "made up", "mlx_version": "0", "blas": "none", "n_params": 4_741_376,
+        "n_params_non_embedding": 4_000_000, "train_seconds": last["seconds"], "compile_seconds": 2.0 * value,
+        "time_to_first_step_seconds": 4.0 * value, "eval_seconds": 20.0 * value, "steps": last["step"],
+        "tokens": last["tokens"], "tokens_per_second": speed, "steps_per_second": speed / 1024,
+        "peak_memory_bytes": int(1.4e9 + 1e6 * value), "train_loss_nats": 0.7 * value, "val_loss_nats": 0.7 * value,
+        "val_bpb": value, "val_bpb_best": min(scores), "step_at_best": last["step"], "test_bpb": value + 0.02,
+        "probe_before": 180.0 + value, "probe_after": 179.0 + value,
     }  # fmt: skip
 
 
 def _points(run_id: str, value: float, speed: float, n_points: int, generator: np.random.Generator) -> list[dict]:
-    """Return log points whose loss falls to the run's value; every tenth is an evaluation."""
+    """Return log points whose loss falls to the run's value; every tenth is an evaluation, and the last."""
     progress = np.linspace(0, 1, n_points + 1)[1:]
     loss = value + 3 * np.exp(-12 * progress) + generator.normal(0, 0.004, n_points)
-    step_seconds = (
-        (1024 / speed) * (1 + 0.02 * generator.standard_normal(n_points)) * (1 + np.exp(-np.arange(n_points) / 3))
-    )
-    seconds = np.cumsum(14 * step_seconds)
+    settling = 1 + np.exp(-np.arange(n_points) / 3)
+    seconds = np.cumsum(14 * (1024 / speed) * (1 + 0.02 * generator.standard_normal(n_points)) * settling)
     return [
         {
             "run_id": run_id, "step": 14 * (place + 1), "tokens": 14336 * (place + 1), "seconds": float(seconds[place]),
             "progress": float(progress[place]), "lr": 1e-3, "train_loss_nats": 0.7 * float(loss[place]),
-            "grad_norm": 1.0, "val_bpb": float(loss[place]) if place % 10 == 9 else None,
+            "grad_norm": 1.0, "val_bpb": float(loss[place]) if (n_points - place) % 10 == 1 else None,
             "tokens_per_second": speed, "peak_memory_bytes": 1_400_000_000,
         }
         for place in range(n_points)

@@ -13,7 +13,7 @@ ACCENT = "var(--accent, #0b6e74)"
 CONTROL = "var(--control, #7b858f)"
 
 # Okabe and Ito's hues, told apart with every common kind of colour blindness, darkened where thin lines would fade.
-ARM_COLOURS = ("#0072b2", "#c95500", "#00835f", "#a8498f", "#a97c00", "#4b9fd5")
+ARM_COLOURS = ("#0072b2", "#c95500", "#00835f", "#a8498f", "#946b00", "#4b9fd5")
 
 
 def arm_colour(place: int) -> str:

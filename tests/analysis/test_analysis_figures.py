@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def sweep():
     plan = sweep_plan()
     runs, _ = sweep_rows(plan)
     return analyse(plan, runs, make_lock(plan))
+
+
+BYTES = "peak_memory_bytes"
+
+
+def in_bytes(control="baseline"):
+    """An analysis whose measure is shown in another unit than it is stored in."""
+    analysis = Analysis(0.05, "blocked_anova", "dunnett_blocked" if control else "none", "d_z", None)
+    plan = make_plan(primary=Metric(BYTES, "lower", "MiB", 2**21), control=control, hypotheses=(), analysis=analysis)
+    generator = np.random.Generator(np.random.PCG64(2))
+    return analysed(plan, RUNS.assign(peak_memory_bytes=RUNS[BYTES] + generator.normal(0, 3e6, len(RUNS))))
 
 
 def curves_of(analysis, runs=RUNS):
@@ -117,6 +129,32 @@ class TestEstimation:
         ends = ratios(np.array([float(band.get("y")), float(band.get("y")) + float(band.get("height"))]))
         assert close(ends, [1.02, 1 / 1.02], ratios)
 
+    @pytest.mark.parametrize("control", ["baseline", None])
+    def test_bytes_are_drawn_in_the_unit_that_the_axis_names(self, control):
+        analysis = in_bytes(control)
+        picture = figures.estimation_plot(analysis)
+        drawn, scale = Drawing(picture.wide), Drawing(picture.wide).upright_scale(0)
+        place, size = (3, 6.4) if control else (4, 6.8)  # rope among the arms that are not the control
+        assert close(scale(drawn.paths(f"arm-{place}", size)[0][:, 1]), seeds_of(analysis, "rope") / 2**20, scale)
+        if control:
+            gaps, found = drawn.upright_scale(1), next(c for c in analysis.comparisons[BYTES] if c.arm == "rope")
+            shown = found.difference.shown
+            bar = gaps(drawn.paths("arm-3", 2.4)[0][:, 1])
+            assert close(bar, np.array([shown.low, shown.high]) / 2**20, gaps)
+        else:
+            means = [scale(bar[0, 1]) for bar in drawn.paths("ink", 2)]
+            assert close(means, [seeds_of(analysis, arm).mean() / 2**20 for arm in analysis.plan.arms], scale)
+        assert "Peak memory, MiB" in picture.wide
+
+    def test_the_caption_says_what_is_shown(self, llama):
+        caption = figures.estimation_plot(llama).caption
+        assert "the difference from baseline over n = 3 complete seeds: below zero is better" in caption
+        assert "the bar its 95% simultaneous interval" in caption
+        alone = analysed(make_plan(analysis=Analysis(0.05, "none", "none", "d_z", None), hypotheses=()), RUNS)
+        assert "the bar its 95% interval." in figures.estimation_plot(alone).caption
+        higher = analysed(make_plan(primary=Metric("val_bpb", "higher", "points", None)), RUNS)
+        assert "above zero is better" in figures.estimation_plot(higher).caption
+
     def test_many_seeds_are_sampled_and_the_caption_says_so(self):
         plan = make_plan(seeds=tuple(range(200)), hypotheses=())
         analysis = analysed(plan, make_runs(plan))
@@ -180,6 +218,17 @@ class TestForest:
         assert float(band.get("height")) == 5 * 30  # from the first row to the last
         (zero,) = drawn.paths("ink", 1)
         assert close(scale(zero[:1, 0]), [0.0], scale)
+
+    def test_bytes_are_drawn_in_the_unit_that_the_axis_names(self):
+        analysis = in_bytes()
+        drawn = Drawing(figures.forest_plot(analysis).wide)
+        height = max(y for text, _, y, _ in drawn.texts if re.fullmatch(rf"{MINUS}?[\d.]+", text))
+        scale = drawn.level_scale(height)
+        shown = next(c for c in analysis.comparisons[BYTES] if c.arm == "rope").difference.shown
+        assert close(scale(drawn.paths("arm-3", 3)[0][:, 0]), np.array([shown.low, shown.high]) / 2**20, scale)
+        (band,) = drawn.root.iter("{http://www.w3.org/2000/svg}rect")
+        left, width = float(band.get("x")), float(band.get("width"))
+        assert close(scale(np.array([left, left + width])), [-2.0, 2.0], scale)
 
     def test_an_interval_that_dwarfs_the_others_is_cut_with_open_ends(self):
         """Two arms, two seeds: one degree of freedom makes intervals hundreds of differences wide."""
@@ -437,6 +486,14 @@ class TestDiagnostics:
         assert (np.argsort(by_order[:, 0]) == np.argsort(found.order[own])).all()
         assert "n = 18 runs" in picture.caption
 
+    def test_bytes_are_drawn_in_the_unit_that_the_axis_names(self):
+        analysis = in_bytes()
+        drawn, found = Drawing(figures.diagnostics_plot(analysis).wide), residuals(analysis)
+        scale, own = drawn.upright_scale(0), np.array(found.arms) == "rope"
+        assert close(scale(drawn.paths("arm-3", 6)[1][:, 1]), found.residual[own] / 2**20, scale)
+        ticks = [number(text) for text, _, _, _ in drawn.texts if re.fullmatch(r"1,\d\d\d", text)]
+        assert ticks  # fitted values, in MiB
+
     def test_speeds_have_residuals_as_ratios(self, speeds):
         drawn = Drawing(figures.diagnostics_plot(speeds).wide)
         ticks = [number(text) for text, _, _, _ in drawn.texts if text.startswith(TIMES)]
@@ -508,6 +565,11 @@ class TestEveryFigure:
                     assert y <= box[3] + 1, (picture.name, text)
                     assert -40 <= x <= width + 1, (picture.name, text)
                     assert text_width(text, size) < width, (picture.name, text)
+
+    def test_the_text_alternative_tells_values_and_the_caption_explains(self, everything):
+        for picture in everything:
+            assert f'aria-label="{escape(picture.alt)}"' in picture.wide, picture.name
+            assert not re.search(r"\bn = \d", picture.alt), picture.name
 
     def test_a_notebook_shows_it(self, everything):
         shown = Picture("x", "<svg/>", "", "alt", "a < b")._repr_html_()
