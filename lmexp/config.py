@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +30,6 @@ ADHOC = "adhoc"
 # Both read the same; the one that is written in C is ten times as fast, where it was built.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 _SEEDS = 1 << 63  # what a column of whole numbers holds
 
 # The sections of a config that decide a run's result, each checked by the dataclass that owns it.
@@ -195,11 +194,18 @@ def from_mapping(content: Mapping[str, Any], folder: Path) -> FrozenRun:
     """
     fields = {key: value for key, value in content.items() if key != "sha256"}
     # The hash below vouches for the types, which were checked when the run was frozen: no need for OmegaConf again.
-    sections = {name: spec(**fields[name]) for name, spec in SECTIONS.items()}
+    sections = {name: spec_from(spec, fields[name]) for name, spec in SECTIONS.items()}
     config = RunConfig(**{**fields, "overrides": tuple(fields["overrides"]), **sections})
     if config.sha256 != content["sha256"]:
         raise UserError(f"The config in {folder} was edited after it was frozen; compose a new run instead.")
     return FrozenRun(config, folder)
+
+
+def spec_from(spec: type, values: Mapping[str, Any]) -> Any:
+    """Build a spec, and the specs within it, from plain values."""
+    parts = {field.name: field.type for field in dataclasses.fields(spec) if dataclasses.is_dataclass(field.type)}
+    built = {key: spec_from(cast(type, parts[key]), value) for key, value in values.items() if key in parts}
+    return spec(**{**values, **built})
 
 
 def save(run: FrozenRun) -> None:
@@ -245,26 +251,60 @@ def checked_seed(value: object) -> int:
 
 def _section(name: str, spec: type, composed: DictConfig) -> Any:
     """Build one spec from its section: types checked by OmegaConf, ranges by the spec itself."""
-    schema = OmegaConf.structured(spec)
-    OmegaConf.set_readonly(schema, False)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, composed[name]))
+        return OmegaConf.to_object(OmegaConf.merge(_schema(spec), composed[name]))
     except ConfigKeyError as error:
-        key = str(getattr(error, "key", "") or "")
-        raise unknown("key", f"{name}.{key}", [f"{name}.{field.name}" for field in dataclasses.fields(spec)]) from error
+        key = str(getattr(error, "full_key", "") or getattr(error, "key", "") or "")
+        raise unknown("key", f"{name}.{key}", [f"{name}.{known}" for known in _keys(spec)]) from error
     except MissingMandatoryValue as error:
         words = " ".join(str(error).split())
         raise UserError(f"{name} misses a value ({words}); see conf/{name}/ for complete examples.") from error
     except (ValidationError, OmegaConfBaseException) as error:
-        kinds = {field.name: getattr(field.type, "__name__", str(field.type)) for field in dataclasses.fields(spec)}
         full_key = str(getattr(error, "full_key", "") or "")
         reason = re.split(r"\n", str(error))[0]
-        raise UserError(f"{name}.{full_key} must be {_in_words(kinds.get(full_key, ''))}: {reason}.") from error
+        raise UserError(f"{name}.{full_key} must be {_in_words(_kind(spec, full_key))}: {reason}.") from error
+
+
+def _schema(spec: type) -> DictConfig:
+    """Return the types of a frozen dataclass, and of those within it, as a config that values can be merged into."""
+    schema = OmegaConf.structured(spec)
+    OmegaConf.set_readonly(schema, False)
+    for field in dataclasses.fields(spec):
+        if dataclasses.is_dataclass(field.type):
+            schema[field.name] = _schema(cast(type, field.type))
+    return schema
+
+
+def _keys(spec: type) -> list[str]:
+    """Return every key of a spec, those of the specs within it as ``part.key``."""
+    keys = []
+    for field in dataclasses.fields(spec):
+        if dataclasses.is_dataclass(field.type):
+            keys += [f"{field.name}.{key}" for key in _keys(cast(type, field.type))]
+        else:
+            keys.append(field.name)
+    return keys
+
+
+def _kind(spec: type, full_key: str) -> str:
+    """Return the name of the type of a key such as ``rope.base``."""
+    first, _, rest = full_key.partition(".")
+    kinds = {field.name: field.type for field in dataclasses.fields(spec)}
+    kind = kinds.get(first, str)
+    if rest and dataclasses.is_dataclass(kind):
+        return _kind(cast(type, kind), rest)
+    return getattr(kind, "__name__", str(kind))
 
 
 def _in_words(kind: str) -> str:
     """Say a type as a person would."""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+    words = {
+        "list": "a list, such as [gqa]",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+    }
     for name, word in words.items():
         if kind.split(" ")[0] == name:
             return word + (" or null" if "None" in kind else "")

@@ -1,12 +1,15 @@
 """What every test shares: caches of its own, the machine's BLAS, a small corpus, a run that takes a second."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from lmexp import platform
+
+sys.path.insert(0, str(Path(__file__).parent))  # makes tiny_specs importable, whatever import mode pytest runs in
 
 
 def pytest_configure(config: pytest.Config) -> None:

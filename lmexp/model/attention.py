@@ -3,7 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from lmexp.model.cache import KeyValueCache
+from lmexp.model.cache import RowsCache
+from lmexp.model.count import matrix_size
 from lmexp.model.position import rotate
 from lmexp.model.spec import ModelSpec
 
@@ -15,22 +16,31 @@ class Attention(nn.Module):
         super().__init__()
         kv_width = spec.kv_heads * spec.head_dim
         self.spec = spec
-        self.query = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        width = spec.n_heads * spec.head_dim
+        self.query = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.key = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
         self.value = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
-        self.output = nn.Linear(spec.d_model, spec.d_model, bias=spec.bias)
+        self.output = nn.Linear(width, spec.d_model, bias=spec.bias)
 
-    def __call__(self, x: mx.array, cache: KeyValueCache | None) -> mx.array:
+    def make_cache(self, capacity: int) -> RowsCache:
+        """Return an empty cache with room for ``capacity`` tokens."""
+        return RowsCache(capacity)
+
+    def __call__(self, x: mx.array, cache: RowsCache | None) -> mx.array:
         """Attend to this token and those before it; ``x`` and the result: (batch, time, d_model)."""
-        offset = 0 if cache is None else cache.offset
+        position = 0 if cache is None else cache.position
         queries = self._heads(self.query(x), self.spec.n_heads)
         keys = self._heads(self.key(x), self.spec.kv_heads)
         values = self._heads(self.value(x), self.spec.kv_heads)
         if self.spec.position == "rope":
-            queries, keys = rotate(queries, self.spec, offset), rotate(keys, self.spec, offset)
+            queries, keys = rotate(queries, self.spec, position), rotate(keys, self.spec, position)
         if cache is not None:
             keys, values = cache.update(keys, values)
         return self.output(self._attend(queries, keys, values))
+
+    def forward_flops(self, context_length: int) -> float:
+        """Return the floating-point operations for one token of a full context, forward."""
+        return 2.0 * matrix_size(self) + 4.0 * context_length * self.spec.n_heads * self.spec.head_dim
 
     def _heads(self, x: mx.array, n_heads: int) -> mx.array:
         batch, time, _ = x.shape

@@ -1,47 +1,148 @@
-"""What attention remembers between decoding steps, so that a new token costs one row instead of the whole text."""
+"""What a layer remembers between decoding steps, so that a new token costs one row instead of the whole text.
+
+Every kind of cache obeys one protocol, so that the decoder knows no architecture. Each mixer makes its own.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 import mlx.core as mx
 
 
-class KeyValueCache:
-    """The keys and values of one layer for the tokens seen so far.
+class Cache(Protocol):
+    """What one layer remembers of the tokens that it has read, for every row of a batch.
 
-    Room for ``capacity`` tokens is taken once, at the first update; each further token is written in place.
+    Rows of different lengths stand in one batch after :meth:`merge`: their latest tokens stand side by side.
+    """
+
+    @property
+    def position(self) -> "int | mx.array":
+        """Position of the next token: one number, or (batch,) int32 where rows have different lengths."""
+
+    def arrays(self) -> list[mx.array]:
+        """Return what is stored (nothing before the first token): evaluate it to cut the graph that led to it."""
+
+    def copy(self) -> Self:
+        """Return a cache of the same content that goes on by itself. Nothing is copied until one of them is written."""
+
+    def take(self, rows: mx.array) -> None:
+        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all."""
+
+    def rewind(self, n_tokens: int) -> None:
+        """Forget the latest tokens.
+
+        Raises:
+            ValueError: more than it holds, or a kind of memory that cannot go back (see ``can_rewind``).
+        """
+
+    def can_rewind(self, n_tokens: int) -> bool:
+        """Tell whether that many of the latest tokens can be forgotten."""
+
+    @classmethod
+    def merge(cls, caches: Sequence[Self]) -> Self:
+        """Put caches of any lengths, each of one row or more, into one batch, in this order."""
+
+
+class RowsCache:
+    """The rows of one layer for the tokens seen so far: keys and values, or whatever else has a row for each token.
+
+    Room is taken for ``capacity`` tokens at once, at the first update; each further token is written in place.
+
+    Args:
+        capacity: tokens that it may hold.
     """
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.offset = 0  # tokens seen so far
-        self._keys: mx.array | None = None
-        self._values: mx.array | None = None
+        self.length = 0  # tokens in the longest row
+        self.padding: mx.array | None = None  # (batch,) unused rows before each text; None: no row has any
+        self._stored: list[mx.array] = []
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append new rows and return all rows so far.
+    @property
+    def position(self) -> int | mx.array:
+        """Position of the next token: one number, or (batch,) int32 where rows have different lengths."""
+        return self.length if self.padding is None else self.length - self.padding
+
+    def update(self, *rows: mx.array) -> list[mx.array]:
+        """Append the new tokens' rows and return all rows so far.
 
         Args:
-            keys: (batch, kv_heads, time, head_dim), the new tokens'.
-            values: the same shape.
+            rows: each (batch, heads, time, width), with heads and width its own.
 
         Returns:
-            Keys and values, each (batch, kv_heads, tokens so far, head_dim).
+            For each of them (batch, heads, tokens so far, width); the first ``padding`` of a row mean nothing.
 
         Raises:
             ValueError: when the new tokens do not fit into what is left of the capacity.
         """
-        end = self.offset + keys.shape[2]
+        end = self.length + rows[0].shape[2]
         if end > self.capacity:
-            raise ValueError(f"{keys.shape[2]} tokens after {self.offset} overflow a cache of {self.capacity}")
-        if self._keys is None or self._values is None:
-            self._keys, self._values = self._room_for(keys), self._room_for(values)
-        self._keys[..., self.offset : end, :] = keys
-        self._values[..., self.offset : end, :] = values
-        self.offset = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+            raise ValueError(f"{rows[0].shape[2]} tokens after {self.length} overflow a cache of {self.capacity}")
+        if not self._stored:
+            self._stored = [_room_for(array, self.capacity) for array in rows]
+        for stored, array in zip(self._stored, rows, strict=True):
+            stored[..., self.length : end, :] = array
+        self.length = end
+        return [stored[..., :end, :] for stored in self._stored]
 
     def arrays(self) -> list[mx.array]:
-        """Return the stored arrays (none before the first update): evaluate them to cut the graph that led to them."""
-        return [array for array in (self._keys, self._values) if array is not None]
+        """Return what is stored (nothing before the first token): evaluate it to cut the graph that led to it."""
+        return [*self._stored, *([] if self.padding is None else [self.padding])]
 
-    def _room_for(self, rows: mx.array) -> mx.array:
-        batch, kv_heads, _, head_dim = rows.shape
-        return mx.zeros((batch, kv_heads, self.capacity, head_dim), dtype=rows.dtype)
+    def copy(self) -> Self:
+        """Return a cache of the same content that goes on by itself. Nothing is copied until one of them is written."""
+        twin = type(self)(self.capacity)
+        twin.length, twin.padding = self.length, self.padding
+        twin._stored = [stored[:] for stored in self._stored]
+        return twin
+
+    def take(self, rows: mx.array) -> None:
+        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all."""
+        self._stored = [stored[rows] for stored in self._stored]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+
+    def rewind(self, n_tokens: int) -> None:
+        """Forget the latest tokens.
+
+        Raises:
+            ValueError: more than it holds.
+        """
+        if not self.can_rewind(n_tokens):
+            raise ValueError(f"cannot forget {n_tokens} tokens of {self.length}")
+        self.length -= n_tokens
+
+    def can_rewind(self, n_tokens: int) -> bool:
+        """Tell whether that many of the latest tokens can be forgotten."""
+        return 0 <= n_tokens <= self.length
+
+    @classmethod
+    def merge(cls, caches: Sequence[Self]) -> Self:
+        """Put caches of any lengths, each of one row or more, into one batch, in this order.
+
+        Raises:
+            ValueError: one of them is still empty.
+        """
+        if not all(cache._stored for cache in caches):
+            raise ValueError("only caches that hold tokens can be merged")
+        merged = cls(max(cache.capacity for cache in caches))
+        merged.length = max(cache.length for cache in caches)
+        parts = [cache._aligned(merged.length, merged.capacity) for cache in caches]
+        merged._stored = [mx.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
+        padding = mx.concatenate([merged.length - cache.length + cache._paddings() for cache in caches])
+        merged.padding = padding if padding.max().item() else None
+        return merged
+
+    def _paddings(self) -> mx.array:
+        return mx.zeros(self._stored[0].shape[0], mx.int32) if self.padding is None else self.padding
+
+    def _aligned(self, length: int, capacity: int) -> list[mx.array]:
+        """Return the stored rows, moved so that they end at ``length``."""
+        before = length - self.length
+        pads = [(0, 0), (0, 0), (before, capacity - length), (0, 0)]
+        return [mx.pad(stored[..., : self.length, :], pads) for stored in self._stored]
+
+
+def _room_for(rows: mx.array, capacity: int) -> mx.array:
+    batch, heads, _, width = rows.shape
+    return mx.zeros((batch, heads, capacity, width), dtype=rows.dtype)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from lmexp.model.spec import ModelSpec
+from lmexp.model.count import matrix_size
+from lmexp.model.spec import GATED, ModelSpec
 
 _GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
 
@@ -46,23 +47,34 @@ class FeedForward(nn.Module):
         """Map (batch, time, d_model) to the same shape, each token by itself."""
         return self.down(self._activation(self.up(x)))
 
+    def forward_flops(self) -> float:
+        """Return the floating-point operations for one token, forward."""
+        return 2.0 * matrix_size(self)
+
 
 class GatedFeedForward(nn.Module):
-    """``down(silu(gate(x)) * up(x))``: SwiGLU (Shazeer 2020). ``up`` and ``down`` are FeedForward's."""
+    """``down(activation(gate(x)) * up(x))``: SwiGLU, GeGLU (Shazeer 2020). ``up`` and ``down`` are FeedForward's."""
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec, activation: Callable[[mx.array], mx.array]):
         super().__init__()
+        self._activation = activation
         self.gate = nn.Linear(spec.d_model, spec.hidden_width, bias=spec.bias)
         self.up = nn.Linear(spec.d_model, spec.hidden_width, bias=spec.bias)
         self.down = nn.Linear(spec.hidden_width, spec.d_model, bias=spec.bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (batch, time, d_model) to the same shape, each token by itself."""
-        return self.down(silu(self.gate(x)) * self.up(x))
+        return self.down(self._activation(self.gate(x)) * self.up(x))
+
+    def forward_flops(self) -> float:
+        """Return the floating-point operations for one token, forward."""
+        return 2.0 * matrix_size(self)
 
 
-def make_feedforward(spec: ModelSpec) -> nn.Module:
-    """Build the feed-forward that ``spec.ffn`` names."""
-    if spec.ffn == "swiglu":
-        return GatedFeedForward(spec)
-    return FeedForward(spec, {"gelu": gelu, "relu2": relu_squared}[spec.ffn])
+_ACTIVATIONS = {"gelu": gelu, "relu2": relu_squared, "swiglu": silu, "geglu": gelu}
+
+
+def make_feedforward(spec: ModelSpec, index: int) -> nn.Module:
+    """Build the feed-forward of layer ``index``."""
+    kind = GatedFeedForward if spec.ffn in GATED else FeedForward
+    return kind(spec, _ACTIVATIONS[spec.ffn])

@@ -4,11 +4,12 @@ import math
 
 import mlx.core as mx
 
-from lmexp.model.language_model import LanguageModel, named_parameters
+from lmexp.model.count import named_parameters
+from lmexp.model.language_model import LanguageModel
 from lmexp.model.spec import INITIAL_DEVIATION, ModelSpec
 from lmexp.streams import stream_seed
 
-_RESIDUAL_OUTPUTS = (".attention.output.weight", ".feedforward.down.weight")
+_RESIDUAL_OUTPUTS = (".mixer.output.weight", ".feedforward.down.weight")
 
 
 def initialise(model: LanguageModel, seed: int) -> None:

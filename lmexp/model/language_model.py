@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
-from lmexp.model.attention import Attention
-from lmexp.model.cache import KeyValueCache
-from lmexp.model.feedforward import make_feedforward
+from lmexp.model.block import Block, make_norm
+from lmexp.model.cache import Cache
+from lmexp.model.count import named_parameters
 from lmexp.model.position import LearnedPosition, SinusoidalPosition
-from lmexp.model.spec import ModelSpec
+from lmexp.model.spec import ADDED_POSITIONS, ModelSpec
 
 PADDING_LOGIT = -1e9  # finite, so that no infinity meets a zero; exp of it is 0 in float32 and in bfloat16
-_NORM_EPSILON = 1e-5
 _EMBEDDING_PATHS = ("embedding.", "position.", "head.")
 
 
@@ -35,18 +32,18 @@ class LanguageModel(nn.Module):
         self.spec, self.context_length = spec, context_length
         self.vocab_size, self.padded_vocab_size = vocab_size, padded_vocab_size
         self.embedding = nn.Embedding(padded_vocab_size, spec.d_model)
-        if spec.position != "rope":  # which lives in the attention
+        if spec.position in ADDED_POSITIONS:  # the others live in the attention
             self.position = _make_position(spec, context_length)
         self.dropout = nn.Dropout(spec.dropout)
-        self.layers = [Block(spec) for _ in range(spec.n_layers)]
-        self.final_norm = _make_norm(spec)
+        self.layers = [Block(spec, index) for index in range(spec.n_layers)]
+        self.final_norm = make_norm(spec)
         if not spec.tie_embeddings:
             self.head = nn.Linear(spec.d_model, padded_vocab_size, bias=False)
         if padded_vocab_size > vocab_size:
             # The underscore keeps it out of the parameters.
             self._padding = mx.where(mx.arange(padded_vocab_size) < vocab_size, 0.0, PADDING_LOGIT)
 
-    def __call__(self, tokens: mx.array, caches: Sequence[KeyValueCache] | None = None) -> mx.array:
+    def __call__(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Return the logits of each next token.
 
         Args:
@@ -61,12 +58,12 @@ class LanguageModel(nn.Module):
         """
         return self.logits(self.hidden(tokens, caches))
 
-    def hidden(self, tokens: mx.array, caches: Sequence[KeyValueCache] | None = None) -> mx.array:
+    def hidden(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Return the normed residual stream (batch, time, d_model) that ``logits`` reads; arguments as ``__call__``."""
-        offset = caches[0].offset if caches else 0
-        if offset + tokens.shape[1] > self.context_length:
-            raise ValueError(f"{tokens.shape[1]} tokens after {offset} exceed a context of {self.context_length}")
-        x = self._embed(tokens, offset)
+        position = caches[0].position if caches else 0
+        if isinstance(position, int) and position + tokens.shape[1] > self.context_length:
+            raise ValueError(f"{tokens.shape[1]} tokens after {position} exceed a context of {self.context_length}")
+        x = self._embed(tokens, position)
         for layer, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
             x = layer(x, cache)
         return self.final_norm(x)
@@ -79,9 +76,10 @@ class LanguageModel(nn.Module):
         # As the bias of the product, the mask costs no pass of its own over the logits.
         return mx.addmm(self._padding.astype(hidden.dtype), hidden, weight.T)
 
-    def make_caches(self) -> list[KeyValueCache]:
-        """Return one empty cache per layer, each with room for the whole context."""
-        return [KeyValueCache(self.context_length) for _ in self.layers]
+    def make_caches(self, capacity: int | None = None) -> list[Cache]:
+        """Return one empty cache per layer, each with room for ``capacity`` tokens (None: for the whole context)."""
+        room = self.context_length if capacity is None else capacity
+        return [layer.mixer.make_cache(room) for layer in self.layers]
 
     @property
     def n_params(self) -> int:
@@ -97,56 +95,23 @@ class LanguageModel(nn.Module):
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token of a full context: forward and backward.
 
-        Each weight of a matrix product takes 2 forward and 4 backward, and so does each of the 2 x time x d_model
-        products of attention (scores and mixing) in a layer. Time is ``context_length``; the causal half that could be
-        skipped is counted. The head's product is counted, tied or not; the embedding's lookup is none.
+        Each weight of a matrix product takes 2 forward and 4 backward, and so does each product of two activations (for
+        attention 2 x time x width in a layer: scores and mixing). Time is ``context_length``; the causal half that
+        could be skipped is counted. The head's product is counted, tied or not; the embedding's lookup is none.
 
         Source: Chowdhery et al. 2022, "PaLM", appendix B.
         """
-        attention = 2 * self.context_length * self.spec.d_model * self.spec.n_layers
-        return 3.0 * 2.0 * (self._n_matmul_params() + attention)
+        inside = sum(layer.forward_flops(self.context_length) for layer in self.layers)
+        return 3.0 * (inside + 2 * self.padded_vocab_size * self.spec.d_model)
 
-    def _n_matmul_params(self) -> int:
-        inside = sum(array.size for layer in self.layers for _, array in named_parameters(layer) if array.ndim == 2)
-        return inside + self.padded_vocab_size * self.spec.d_model
-
-    def _embed(self, tokens: mx.array, offset: int) -> mx.array:
+    def _embed(self, tokens: mx.array, position: int | mx.array) -> mx.array:
         weight = self.embedding.weight
         # The gradient adds up all uses of a token. In bfloat16 such a sum stops growing at 256 terms; in float32 it is
         # exact enough, and where weights are float32 already the casts are nothing.
         x = weight.astype(mx.float32)[tokens].astype(weight.dtype)
-        if self.spec.position != "rope":
-            x = self.position(x, offset)
+        if self.spec.position in ADDED_POSITIONS:
+            x = self.position(x, position)
         return self.dropout(x)
-
-
-def named_parameters(module: nn.Module) -> list[tuple[str, mx.array]]:
-    """Return every trained array with its path, such as ``layers.0.attention.query.weight``."""
-    return cast(list[tuple[str, mx.array]], tree_flatten(module.parameters()))
-
-
-class Block(nn.Module):
-    """A pre-norm block: ``x + attention(norm(x))``, then ``x + feedforward(norm(x))``."""
-
-    def __init__(self, spec: ModelSpec):
-        super().__init__()
-        self.attention_norm = _make_norm(spec)
-        self.attention = Attention(spec)
-        self.feedforward_norm = _make_norm(spec)
-        self.feedforward = make_feedforward(spec)
-        self.dropout = nn.Dropout(spec.dropout)
-
-    def __call__(self, x: mx.array, cache: KeyValueCache | None) -> mx.array:
-        """Map the residual stream (batch, time, d_model) to itself."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
-
-
-def _make_norm(spec: ModelSpec) -> nn.Module:
-    """Build a norm over d_model; MLX computes both kinds in float32 whatever the dtype."""
-    if spec.norm == "rmsnorm":
-        return nn.RMSNorm(spec.d_model, eps=_NORM_EPSILON)
-    return nn.LayerNorm(spec.d_model, eps=_NORM_EPSILON, bias=spec.bias)
 
 
 def _make_position(spec: ModelSpec, context_length: int) -> nn.Module:

@@ -24,10 +24,9 @@ class SinusoidalPosition(nn.Module):
         # A sine's root mean square is 1 / sqrt(2). The underscore keeps the table out of the parameters.
         self._table = math.sqrt(2) * INITIAL_DEVIATION * sinusoids(context_length, d_model)
 
-    def __call__(self, embedded: mx.array, offset: int) -> mx.array:
-        """Add the rows from ``offset`` on; ``embedded``: (batch, time, d_model), whose dtype is kept."""
-        rows = self._table[offset : offset + embedded.shape[1]]
-        return embedded + rows.astype(embedded.dtype)
+    def __call__(self, embedded: mx.array, position: int | mx.array) -> mx.array:
+        """Add the rows from ``position`` on; ``embedded``: (batch, time, d_model), whose dtype is kept."""
+        return embedded + _rows(self._table, position, embedded.shape[1]).astype(embedded.dtype)
 
 
 class LearnedPosition(nn.Module):
@@ -37,9 +36,16 @@ class LearnedPosition(nn.Module):
         super().__init__()
         self.weight = mx.zeros((context_length, d_model))
 
-    def __call__(self, embedded: mx.array, offset: int) -> mx.array:
-        """Add the rows from ``offset`` on; ``embedded``: (batch, time, d_model)."""
-        return embedded + self.weight[offset : offset + embedded.shape[1]]
+    def __call__(self, embedded: mx.array, position: int | mx.array) -> mx.array:
+        """Add the rows from ``position`` on; ``embedded``: (batch, time, d_model)."""
+        return embedded + _rows(self.weight, position, embedded.shape[1])
+
+
+def _rows(table: mx.array, position: int | mx.array, time: int) -> mx.array:
+    """Return (time, d_model) rows from ``position`` on, or (batch, time, d_model) where rows of the batch differ."""
+    if isinstance(position, int):
+        return table[position : position + time]
+    return table[position[:, None] + mx.arange(time)]
 
 
 def sinusoids(context_length: int, d_model: int) -> mx.array:
@@ -50,15 +56,15 @@ def sinusoids(context_length: int, d_model: int) -> mx.array:
     return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
 
 
-def rotate(heads: mx.array, spec: ModelSpec, offset: int) -> mx.array:
-    """Rotate queries or keys by their positions from ``offset`` on (RoPE; Su et al. 2021).
+def rotate(heads: mx.array, spec: ModelSpec, position: int | mx.array) -> mx.array:
+    """Rotate queries or keys by their positions from ``position`` on (RoPE; Su et al. 2021).
 
     Pairs are (i, i + head_dim / 2), as in LLaMA's published weights: a fixed permutation of the paper's pairs.
 
     Args:
         heads: (batch, heads, time, head_dim).
-        spec: gives ``rope_base``.
-        offset: position of the first of the ``time`` tokens.
+        spec: gives ``rope``.
+        position: of the first of the ``time`` tokens; (batch,) where rows differ.
     """
     width = heads.shape[-1]
-    return mx.fast.rope(heads, width, traditional=False, base=spec.rope_base, scale=1.0, offset=offset)
+    return mx.fast.rope(heads, width, traditional=False, base=spec.rope.base, scale=1.0, offset=position)

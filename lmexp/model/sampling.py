@@ -85,7 +85,7 @@ class _Reader:
     def append(self, token: mx.array) -> None:
         self._text.append(token.astype(mx.int32))
         self._unread = self._text[-1]
-        if self._caches[0].offset == self._model.context_length:
+        if self._caches[0].position == self._model.context_length:
             self._begin_anew()
 
     def next_logits(self) -> mx.array:

@@ -10,27 +10,13 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from tiny_specs import GPT
 
 from lmexp.model.language_model import LanguageModel
 from lmexp.model.spec import ModelSpec
 
 BATCH, TIME, CONTEXT, VOCAB, PADDED = 5, 7, 11, 29, 31
 
-GPT = ModelSpec(
-    n_layers=2,
-    n_heads=6,
-    n_kv_heads=None,
-    d_model=24,
-    ffn="gelu",
-    ffn_expansion=2.0,
-    norm="layernorm",
-    position="sinusoidal",
-    rope_base=100.0,
-    bias=True,
-    dropout=0.0,
-    tie_embeddings=True,
-)
-LLAMA = replace(GPT, n_kv_heads=3, ffn="swiglu", norm="rmsnorm", position="rope", bias=False)
 EVERY_CHOICE = [
     replace(GPT, n_kv_heads=kv, ffn=ffn, norm=norm, position=position, bias=bias, tie_embeddings=tied)
     for kv, ffn, norm, position, bias, tied in itertools.product(
@@ -101,7 +87,7 @@ def _one_sequence(p, spec, tokens):
             x[t] += _sinusoids(t, spec.d_model)
     for layer in range(spec.n_layers):
         path = f"layers.{layer}."
-        x = x + _attention(p, path + "attention.", spec, _norm(p, path + "attention_norm", spec, x))
+        x = x + _attention(p, path + "mixer.", spec, _norm(p, path + "mixer_norm", spec, x))
         x = x + _feedforward(p, path + "feedforward.", spec, _norm(p, path + "feedforward_norm", spec, x))
     x = _norm(p, "final_norm", spec, x)
     return x @ (p["embedding.weight"] if spec.tie_embeddings else p["head.weight"]).T
@@ -143,7 +129,7 @@ def _rotated(vector, t, spec):
     if spec.position != "rope":
         return vector
     half = len(vector) // 2
-    turns = np.exp(1j * t * spec.rope_base ** (-np.arange(half) / half))
+    turns = np.exp(1j * t * spec.rope.base ** (-np.arange(half) / half))
     turned = (vector[:half] + 1j * vector[half:]) * turns
     return np.concatenate([turned.real, turned.imag])
 

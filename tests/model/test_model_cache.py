@@ -3,9 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from numpy_model import BATCH, CONTEXT, GPT, LLAMA, POSITIONS_AND_HEADS, VOCAB, make_model, name_of, some_tokens
+from numpy_model import BATCH, CONTEXT, POSITIONS_AND_HEADS, VOCAB, make_model, name_of, some_tokens
+from tiny_specs import GPT, LLAMA
 
-from lmexp.model.cache import KeyValueCache
+from lmexp.model.cache import RowsCache
 
 # Products of other shapes add up in another order: a few hundred float32 roundings of terms of order 1.
 FLOAT32 = 2e-4
@@ -42,7 +43,7 @@ def test_an_overfull_cache_is_refused():
     model(tokens, caches)
     with pytest.raises(ValueError, match="7 tokens after 7 exceed a context of 11"):
         model(tokens, caches)
-    cache, rows = KeyValueCache(3), mx.zeros((1, 1, 2, 4))
+    cache, rows = RowsCache(3), mx.zeros((1, 1, 2, 4))
     cache.update(rows, rows)
     with pytest.raises(ValueError, match="2 tokens after 2 overflow a cache of 3"):
         cache.update(rows, rows)

@@ -12,8 +12,6 @@ from numpy_model import (
     BATCH,
     CONTEXT,
     EVERY_CHOICE,
-    GPT,
-    LLAMA,
     PADDED,
     POSITIONS_AND_HEADS,
     TIME,
@@ -25,6 +23,7 @@ from numpy_model import (
     parameters_of,
     some_tokens,
 )
+from tiny_specs import GPT, LLAMA
 
 # A logit is a sum of a few hundred float32 terms of order 1: rounding 6e-8 each, amplified by norms and layers.
 FLOAT32 = 2e-4
@@ -200,7 +199,7 @@ def test_bfloat16_parameters_compute_in_bfloat16(spec):
 def test_bfloat16_sums_over_a_long_text_stay_exact(spec):
     """600 equal scores: a softmax that adds in bfloat16 stops at 256 and more than doubles every weight."""
     model = make_model(replace(spec, n_layers=1), context=600)
-    model.layers[0].attention.query = tree_zero(model.layers[0].attention.query)
+    model.layers[0].mixer.query = tree_zero(model.layers[0].mixer.query)
     tokens = mx.array(some_tokens(0, 600))
     expected = np.array(model(tokens))[..., :VOCAB]
     model.set_dtype(mx.bfloat16)

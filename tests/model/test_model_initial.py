@@ -8,25 +8,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from numpy_model import some_tokens
+from tiny_specs import GPT
 
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.model.spec import ModelSpec
 
-BASELINE = ModelSpec(
-    n_layers=3,
-    n_heads=8,
-    n_kv_heads=None,
-    d_model=64,
-    ffn="gelu",
-    ffn_expansion=4.0,
-    norm="layernorm",
-    position="sinusoidal",
-    rope_base=10_000.0,
-    bias=True,
-    dropout=0.0,
-    tie_embeddings=True,
-)
+BASELINE = replace(GPT, n_layers=3, n_heads=8, d_model=64, ffn_expansion=4.0)
 ARMS = {
     "baseline": BASELINE,
     "gqa": replace(BASELINE, n_kv_heads=4),
@@ -35,7 +23,7 @@ ARMS = {
     "rope": replace(BASELINE, position="rope"),
     "llama": replace(BASELINE, n_kv_heads=4, ffn="swiglu", norm="rmsnorm", position="rope", bias=False),
 }
-OUTPUTS = ("attention.output.weight", "feedforward.down.weight")
+OUTPUTS = ("mixer.output.weight", "feedforward.down.weight")
 
 
 def weights(spec: ModelSpec, seed: int) -> dict[str, np.ndarray]:

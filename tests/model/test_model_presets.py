@@ -8,9 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from lmexp.config import spec_from
 from lmexp.errors import UserError
 from lmexp.files import installed_folder
-from lmexp.model.language_model import LanguageModel, named_parameters
+from lmexp.model.count import named_parameters
+from lmexp.model.language_model import LanguageModel
 from lmexp.model.spec import ModelSpec
 
 VOCAB, PADDED, CONTEXT = 65, 128, 96
@@ -25,27 +27,27 @@ def preset(name, *overrides):
 
 
 def model_of(name, *overrides):
-    return LanguageModel(ModelSpec(**preset(name, *overrides)), VOCAB, PADDED, CONTEXT)
+    return LanguageModel(spec_from(ModelSpec, preset(name, *overrides)), VOCAB, PADDED, CONTEXT)
 
 
 def test_the_presets_are_those_tested_here():
     found = {path.stem for path in (installed_folder("conf") / "model").glob("[!_]*.yaml")}
     assert set(PRESETS) <= found
     for name in found:
-        ModelSpec(**preset(name))
+        spec_from(ModelSpec, preset(name))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_has_every_field_and_the_stated_size(name):
     values = preset(name)
     assert set(values) == {field.name for field in fields(ModelSpec)}
-    spec = ModelSpec(**values)
+    spec = spec_from(ModelSpec, values)
     assert (spec.d_model, spec.n_layers, spec.n_heads) == SIZES[name.split("_")[1]]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_two_families_differ_as_the_ablation_says(size):
-    gpt, llama = ModelSpec(**preset(f"gpt_{size}")), ModelSpec(**preset(f"llama_{size}"))
+    gpt, llama = spec_from(ModelSpec, preset(f"gpt_{size}")), spec_from(ModelSpec, preset(f"llama_{size}"))
     assert (gpt.kv_heads, gpt.ffn, gpt.norm, gpt.position, gpt.bias) == (
         gpt.n_heads,
         "gelu",
@@ -118,7 +120,7 @@ def test_positions_and_an_untied_head_count_as_embedding():
 def test_a_published_count_comes_out():
     """GPT-2 (Radford et al. 2019): 50,257 tokens, 1,024 learned positions, 12 layers of 768."""
     sizes = ["n_layers=12", "n_heads=12", "d_model=768", "position=learned"]
-    spec = ModelSpec(**preset("gpt_small", *(f"model.{size}" for size in sizes)))
+    spec = spec_from(ModelSpec, preset("gpt_small", *(f"model.{size}" for size in sizes)))
     assert LanguageModel(spec, 50257, 50257, 1024).n_params == 124_439_808
 
 

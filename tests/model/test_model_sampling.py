@@ -6,8 +6,9 @@ from itertools import islice
 import mlx.core as mx
 import numpy as np
 import pytest
-from numpy_model import CONTEXT, GPT, LLAMA, PADDED, VOCAB, make_model
+from numpy_model import CONTEXT, PADDED, VOCAB, make_model
 from scipy import stats
+from tiny_specs import GPT, LLAMA
 
 from lmexp.errors import UserError
 from lmexp.model.sampling import generate, sample

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from numpy_model import GPT, LLAMA
+from tiny_specs import GPT, LLAMA
 
 from lmexp.errors import UserError
 
@@ -20,13 +20,18 @@ from lmexp.errors import UserError
         ({"d_model": -24}, r"model.d_model=-24 is too small"),
         ({"ffn": "swigul"}, r"Unknown model.ffn 'swigul': did you mean 'swiglu'\?"),
         ({"norm": "rms"}, r"Unknown model.norm 'rms': did you mean 'rmsnorm'\?"),
-        ({"position": "alibi"}, r"Unknown model.position 'alibi'.*learned, rope, sinusoidal"),
+        ({"position": "fourier"}, r"Unknown model.position 'fourier'.*learned, none, rope, sinusoidal"),
+        ({"layers": []}, r"model.layers is empty"),
+        ({"layers": ["gqa", "gka"]}, r"Unknown model.layers entry 'gka': did you mean 'gqa'\?"),
+        ({"layers": ["local"]}, r"say how many tokens it sees, such as model.window=128"),
+        ({"window": 0}, r"model.window=0 is too small"),
+        ({"attention_softcap": 0.0}, r"model.attention_softcap=0.0 is out of range"),
+        ({"future_tokens": -1}, r"model.future_tokens=-1 is out of range"),
         ({"dropout": 1.0}, r"model.dropout=1.0 is out of range"),
         ({"dropout": -0.1}, r"model.dropout=-0.1 is out of range"),
         ({"dropout": float("nan")}, r"model.dropout=nan is out of range"),
         ({"ffn_expansion": 0.0}, r"model.ffn_expansion=0.0 is out of range"),
         ({"ffn_expansion": float("inf")}, r"model.ffn_expansion=inf is out of range"),
-        ({"rope_base": 1.0}, r"model.rope_base=1.0 is out of range"),
         ({"position": "rope", "n_heads": 8}, r"model.position=rope needs an even head width.* makes 3"),
         ({"d_model": 27, "n_heads": 3}, r"model.position=sinusoidal needs an even width, but model.d_model=27"),
     ],
@@ -55,3 +60,27 @@ def test_gated_width_weighs_what_the_ungated_one_does(d_model, gated):
 def test_hidden_width_is_never_zero():
     assert replace(GPT, ffn_expansion=0.001).hidden_width == 1
     assert replace(GPT, ffn_expansion=0.001, ffn="swiglu").hidden_width == 8
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("rope", {"base": 1.0}, r"model.rope.base=1.0 is out of range"),
+        ("rope", {"share": 0.0}, r"model.rope.share=0.0 is out of range"),
+        ("rope", {"scaling": "yarm"}, r"Unknown model.rope.scaling 'yarm': did you mean 'yarn'\?"),
+        ("rope", {"scaling": "yarn"}, r"add for instance model.rope.original_context=8192"),
+        ("rope", {"factor": 0.5}, r"model.rope.factor=0.5 is out of range"),
+        ("rope", {"slow_turns": 40.0}, r"model.rope.slow_turns=40.0 must be above 0 and below"),
+        ("mla", {"kv_rank": 0}, r"model.mla.kv_rank=0 is too small"),
+        ("mla", {"rope_width": 5}, r"model.mla.rope_width=5 must be even"),
+        ("delta", {"convolution_width": 0}, r"model.delta.convolution_width=0 is too small"),
+        ("experts", {"n_experts": -1}, r"model.experts.n_experts=-1 is too small"),
+        ("experts", {"scores": "softmin"}, r"Unknown model.experts.scores 'softmin'"),
+        ("experts", {"n_experts": 6, "n_active": 7}, r"n_active=7 is more than the 6 experts"),
+        ("experts", {"n_experts": 6, "n_groups": 4}, r"n_groups=4 must divide model.experts.n_experts=6"),
+    ],
+    ids=str,
+)
+def test_parts_that_cannot_be_built_are_refused(part, change, message):
+    with pytest.raises(UserError, match=message):
+        replace(getattr(GPT, part), **change)

@@ -1,5 +1,6 @@
 """Laws of the step: compiled equals plain, pieces equal the whole, warming up leaves no trace, precision is kept."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -7,11 +8,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from tiny_specs import GPT
 
 from lmexp.errors import UserError
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
-from lmexp.model.spec import ModelSpec
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OPTIMIZERS, OptimizerSpec, PrecisionSpec
 from lmexp.train.step import Stepper, next_token_loss
@@ -30,20 +31,7 @@ OPTIONS = {
         "adam_eps": 1e-8,
     },
 }
-SPEC = {
-    "n_layers": 2,
-    "n_heads": 3,
-    "n_kv_heads": None,
-    "d_model": 12,
-    "ffn": "gelu",
-    "ffn_expansion": 2.0,
-    "norm": "layernorm",
-    "position": "rope",
-    "rope_base": 100.0,
-    "bias": True,
-    "dropout": 0.0,
-    "tie_embeddings": True,
-}
+SPEC = replace(GPT, n_heads=3, d_model=12, position="rope")
 VOCABULARY, TIME, BATCH = 19, 5, 8
 
 
@@ -52,7 +40,7 @@ def optimizer_spec(name="adamw", lr=0.01, micro_batches=1, weight_decay=0.1, cli
 
 
 def stepper(name="adamw", compiled=False, dropout=0.0, micro_batches=1, precision="float32", seed=3, **options):
-    model = LanguageModel(ModelSpec(**{**SPEC, "dropout": dropout}), VOCABULARY, 32, TIME)
+    model = LanguageModel(replace(SPEC, dropout=dropout), VOCABULARY, 32, TIME)
     initialise(model, seed)
     spec = optimizer_spec(name, micro_batches=micro_batches, **options)
     return Stepper(model, next_token_loss, spec, PrecisionSpec(precision), compiled, seed)

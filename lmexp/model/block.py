@@ -1,0 +1,58 @@
+"""One layer of the model: a mixer of tokens and a feed-forward, each added to the residual stream."""
+
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lmexp.model.attention import Attention
+from lmexp.model.cache import Cache
+from lmexp.model.feedforward import make_feedforward
+from lmexp.model.spec import ModelSpec
+
+
+class Mixer(Protocol):
+    """What passes information between tokens; it knows its own cache."""
+
+    def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
+        """Map (batch, time, d_model) to the same shape; no token sees a later one. The tokens follow those in cache."""
+
+    def make_cache(self, capacity: int) -> Cache:
+        """Return an empty cache with room for ``capacity`` tokens."""
+
+    def forward_flops(self, context_length: int) -> float:
+        """Return the floating-point operations for one token of a full context, forward."""
+
+
+def make_mixer(spec: ModelSpec, index: int) -> Mixer:
+    """Build the mixer of layer ``index``."""
+    kinds: dict[str, Any] = {"gqa": Attention}  # each mixer reads the cache that it makes
+    return kinds[spec.mixers[index]](spec)
+
+
+def make_norm(spec: ModelSpec) -> nn.Module:
+    """Build a norm over d_model; MLX computes both kinds in float32 whatever the dtype."""
+    if spec.norm == "rmsnorm":
+        return nn.RMSNorm(spec.d_model, eps=spec.norm_epsilon)
+    return nn.LayerNorm(spec.d_model, eps=spec.norm_epsilon, bias=spec.bias)
+
+
+class Block(nn.Module):
+    """A pre-norm block: ``x + mixer(norm(x))``, then ``x + feedforward(norm(x))``."""
+
+    def __init__(self, spec: ModelSpec, index: int):
+        super().__init__()
+        self.mixer_norm = make_norm(spec)
+        self.mixer = make_mixer(spec, index)
+        self.feedforward_norm = make_norm(spec)
+        self.feedforward = make_feedforward(spec, index)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
+        """Map the residual stream (batch, time, d_model) to itself."""
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), cache))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+    def forward_flops(self, context_length: int) -> float:
+        """Return the floating-point operations for one token of a full context, forward."""
+        return self.mixer.forward_flops(context_length) + self.feedforward.forward_flops()

@@ -1,0 +1,62 @@
+"""Specs of tiny models that the tests share: every axis has a size of its own, so that no transpose can hide."""
+
+from dataclasses import replace
+
+from lmexp.model.parts import DeltaSpec, ExpertsSpec, LatentSpec, RopeSpec
+from lmexp.model.spec import ModelSpec
+
+GPT = ModelSpec(
+    n_layers=2,
+    d_model=24,
+    layers=["gqa"],
+    n_heads=6,
+    n_kv_heads=None,
+    head_width=None,
+    window=None,
+    qk_norm=False,
+    attention_gate=False,
+    attention_scale=None,
+    attention_softcap=None,
+    ffn="gelu",
+    ffn_expansion=2.0,
+    ffn_width=None,
+    norm="layernorm",
+    norm_epsilon=1e-5,
+    norm_place="before",
+    position="sinusoidal",
+    bias=True,
+    dropout=0.0,
+    tie_embeddings=True,
+    scale_embedding=False,
+    logit_softcap=None,
+    future_tokens=0,
+    future_weight=0.3,
+    rope=RopeSpec(
+        base=100.0,
+        local_base=None,
+        share=1.0,
+        scaling="none",
+        factor=1.0,
+        original_context=None,
+        slow_turns=1.0,
+        fast_turns=32.0,
+        temperature=None,
+    ),
+    mla=LatentSpec(kv_rank=10, query_rank=None, rope_width=6, value_width=None),
+    delta=DeltaSpec(key_heads=None, value_heads=None, key_width=None, value_width=None, convolution_width=4),
+    experts=ExpertsSpec(
+        n_experts=0,
+        n_active=2,
+        n_shared=0,
+        shared_gate=False,
+        width=None,
+        n_dense_layers=0,
+        scores="softmax",
+        normalise=True,
+        scale=1.0,
+        n_groups=1,
+        n_active_groups=1,
+        balance_rate=0.001,
+    ),
+)
+LLAMA = replace(GPT, n_kv_heads=3, ffn="swiglu", norm="rmsnorm", position="rope", bias=False)
