@@ -4,7 +4,7 @@ Every kind of cache obeys one protocol, so that the decoder knows no architectur
 """
 
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import mlx.core as mx
 
@@ -26,7 +26,10 @@ class Cache(Protocol):
         """Return a cache of the same content that goes on by itself. Nothing is copied until one of them is written."""
 
     def take(self, rows: mx.array) -> None:
-        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all."""
+        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all.
+
+        Padding that all of them share goes too, so that the longest row kept has as much room as if it stood alone.
+        """
 
     def rewind(self, n_tokens: int) -> None:
         """Forget the latest tokens.
@@ -97,10 +100,22 @@ class RowsCache:
         return twin
 
     def take(self, rows: mx.array) -> None:
-        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all."""
+        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all.
+
+        Padding that all of them share goes too, so that the longest row kept has as much room as if it stood alone.
+        """
         self._stored = [stored[rows] for stored in self._stored]
         if self.padding is not None:
-            self.padding = self.padding[rows]
+            self._set_padding(self.padding[rows])
+
+    def _set_padding(self, padding: mx.array) -> None:
+        """Keep the padding, less what all rows share."""
+        shared = cast(int, padding.min().item())
+        if shared:
+            pads = [(0, 0), (0, 0), (0, shared), (0, 0)]
+            self._stored = [mx.pad(stored[..., shared:, :], pads) for stored in self._stored]
+            self.length -= shared
+        self.padding = padding - shared if padding.max().item() != shared else None
 
     def rewind(self, n_tokens: int) -> None:
         """Forget the latest tokens.
@@ -129,8 +144,7 @@ class RowsCache:
         merged.length = max(cache.length for cache in caches)
         parts = [cache._aligned(merged.length, merged.capacity) for cache in caches]
         merged._stored = [mx.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
-        padding = mx.concatenate([merged.length - cache.length + cache._paddings() for cache in caches])
-        merged.padding = padding if padding.max().item() else None
+        merged._set_padding(mx.concatenate([merged.length - cache.length + cache._paddings() for cache in caches]))
         return merged
 
     def _paddings(self) -> mx.array:

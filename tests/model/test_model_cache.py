@@ -53,3 +53,20 @@ def test_a_wrong_number_of_caches_is_refused():
     model = make_model(GPT)
     with pytest.raises(ValueError, match="shorter"):
         model(mx.array(some_tokens()), model.make_caches()[:1])
+
+
+def test_padding_that_all_rows_share_goes_with_the_longest_row():
+    """What stays has the room that it would have alone."""
+    generator = np.random.default_rng(0)
+    texts = [mx.array(generator.normal(size=(1, 2, length, 4)).astype(np.float32)) for length in (5, 3, 2)]
+    caches = [RowsCache(6) for _ in texts]
+    for cache, text in zip(caches, texts, strict=True):
+        cache.update(text)
+    merged = RowsCache.merge(caches)
+    assert merged.position.tolist() == [5, 3, 2]
+    merged.take(mx.array([2, 1], dtype=mx.int32))
+    assert (merged.length, merged.padding.tolist(), merged.position.tolist()) == (3, [1, 0], [2, 3])
+    merged.take(mx.array([0], dtype=mx.int32))
+    assert (merged.position, merged.padding) == (2, None)
+    more = mx.ones((1, 2, 4, 4))
+    np.testing.assert_array_equal(merged.update(more)[0], mx.concatenate([texts[2], more], axis=2))
