@@ -40,6 +40,10 @@ class Tokenizer(Protocol):
         """The vocabulary rounded up to a multiple of 64; ids from ``vocab_size`` on stand for nothing."""
 
     @property
+    def pieces(self) -> Sequence[bytes]:
+        """The bytes that each token stands for, ``vocab_size`` of them: a text is their concatenation."""
+
+    @property
     def byte_lengths(self) -> np.ndarray:
         """(vocab_size,) int32: how many UTF-8 bytes each token stands for."""
 
@@ -61,6 +65,11 @@ class _PieceTokenizer:
 
     def __init__(self, pieces: Sequence[bytes]):
         self._pieces = tuple(pieces)
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        """The bytes that each token stands for, ``vocab_size`` of them: a text is their concatenation."""
+        return self._pieces
 
     @property
     def vocab_size(self) -> int:
