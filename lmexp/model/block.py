@@ -8,6 +8,7 @@ import mlx.nn as nn
 from lmexp.model.attention import Attention
 from lmexp.model.cache import Cache
 from lmexp.model.feedforward import make_feedforward
+from lmexp.model.latent import LatentAttention
 from lmexp.model.spec import ModelSpec
 
 
@@ -26,7 +27,7 @@ class Mixer(Protocol):
 
 def make_mixer(spec: ModelSpec, index: int) -> Mixer:
     """Build the mixer of layer ``index``."""
-    kinds: dict[str, Any] = {"gqa": Attention}  # each mixer reads the cache that it makes
+    kinds: dict[str, Any] = {"gqa": Attention, "mla": LatentAttention}  # each mixer reads the cache that it makes
     return kinds[spec.mixers[index]](spec)
 
 

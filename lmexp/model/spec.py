@@ -93,6 +93,7 @@ class ModelSpec:
         self._check_ranges()
         self._check_heads()
         self._check_position()
+        self._check_latent()
 
     @property
     def mixers(self) -> list[str]:
@@ -176,6 +177,19 @@ class ModelSpec:
             raise UserError(
                 f"model.position=sinusoidal needs an even width, but model.d_model={self.d_model}: "
                 f"choose {self.d_model + 1}, or model.position=learned."
+            )
+
+    def _check_latent(self) -> None:
+        choices = {
+            "position=alibi": self.position == "alibi",
+            "qk_norm=true": self.qk_norm,
+            "attention_gate=true": self.attention_gate,
+            "attention_softcap": self.attention_softcap is not None,
+        }
+        unread = [name for name, is_chosen in choices.items() if is_chosen]
+        if "mla" in self.layers and unread:
+            raise UserError(
+                f"model.layers has mla, which does not know model.{unread[0]}: leave that out, or choose gqa layers."
             )
 
 
