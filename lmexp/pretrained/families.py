@@ -1,0 +1,45 @@
+"""Which published architectures there are: how each one's config.json is read and where its weights go."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from lmexp.model.spec import ModelSpec
+from lmexp.pretrained import gpt2, llama
+from lmexp.pretrained.settings import SpecReader
+from lmexp.pretrained.sources import Sources
+
+
+@dataclass(frozen=True)
+class Family:
+    """One published architecture.
+
+    Attributes:
+        read: from its settings to the choices of a ``ModelSpec``.
+        sources: where each of our parameters comes from.
+        ignored: regular expressions of published names that hold nothing the model needs.
+        context_key: the key of config.json that says how many tokens it reads.
+        prefix: of the names; some files hold the decoder alone and leave it out.
+    """
+
+    read: SpecReader
+    sources: Callable[[ModelSpec], Sources]
+    ignored: tuple[str, ...]
+    context_key: str = "max_position_embeddings"
+    prefix: str = "model."
+
+    def sources_in(self, names: Collection[str], spec: ModelSpec) -> Sources:
+        """Say where each parameter comes from in a file of these names."""
+        sources = self.sources(spec)
+        if any(name.startswith(self.prefix) for name in names):
+            return sources
+        return {path: source.without(self.prefix) for path, source in sources.items()}
+
+    def ignored_by(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Return the patterns of names that hold nothing a model of this spec needs."""
+        return (*self.ignored, r"lm_head\.weight") if spec.tie_embeddings else self.ignored
+
+
+FAMILIES: Mapping[str, Family] = {
+    "gpt2": Family(gpt2.read, gpt2.sources, gpt2.IGNORED, "n_positions", "transformer."),
+    "llama": Family(llama.read_llama, llama.sources, llama.IGNORED),
+}

@@ -1,0 +1,36 @@
+"""Every published family gives the logits of an independent implementation, at once and token by token."""
+
+import mlx.core as mx
+import numpy as np
+import published
+import pytest
+
+import lmexp
+
+# float32 products of a few dozen terms in another order: errors near 1e-6 of logits that reach 10 and more.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", params=published.FAMILIES)
+def twins(request, tmp_path_factory):
+    """Return (our model, transformers' logits, tokens) of one family."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    theirs = published.build(request.param)
+    folder = published.save(theirs, tmp_path_factory.mktemp(request.param))
+    tokens = published.tokens()
+    return lmexp.load_pretrained(folder).model, published.logits(theirs, tokens), mx.array(tokens, dtype=mx.int32)
+
+
+def test_the_logits_are_theirs(twins):
+    ours, expected, tokens = twins
+    assert 1 < np.abs(expected).mean() < 10, "too small a model's error would pass for agreement"
+    assert np.abs(np.array(ours(tokens)) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_decoding_from_caches_gives_their_logits(twins, chunk):
+    ours, expected, tokens = twins
+    caches = ours.make_caches()
+    parts = [ours(tokens[:, start : start + chunk], caches) for start in range(0, published.TIME, chunk)]
+    assert np.abs(np.array(mx.concatenate(parts, axis=1)) - expected).max() < TOLERANCE
