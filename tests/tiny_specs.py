@@ -60,3 +60,13 @@ GPT = ModelSpec(
     ),
 )
 LLAMA = replace(GPT, n_kv_heads=3, ffn="swiglu", norm="rmsnorm", position="rope", bias=False)
+
+# Every kind of model for which the laws of tests/model/test_model_laws.py must hold. Add yours.
+LAWFUL: dict[str, ModelSpec] = {
+    "gpt": GPT,
+    "llama": LLAMA,
+    "learned": replace(GPT, position="learned", tie_embeddings=False),
+    "one_kv_head": replace(LLAMA, n_kv_heads=1, ffn="relu2"),
+    "partial_rope": replace(LLAMA, rope=replace(GPT.rope, share=0.5)),
+    "stretched_rope": replace(LLAMA, rope=replace(GPT.rope, scaling="yarn", factor=4.0, original_context=40)),
+}

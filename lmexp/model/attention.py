@@ -5,7 +5,8 @@ import mlx.nn as nn
 
 from lmexp.model.cache import RowsCache
 from lmexp.model.count import matrix_size
-from lmexp.model.position import rotate
+from lmexp.model.mask import visible_rows
+from lmexp.model.position import Rotation
 from lmexp.model.spec import ModelSpec
 
 
@@ -20,6 +21,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.key = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
         self.value = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
+        self.rotation = Rotation(round(spec.head_dim * spec.rope.share), spec.rope, local=False)
         self.output = nn.Linear(width, spec.d_model, bias=spec.bias)
 
     def make_cache(self, capacity: int) -> RowsCache:
@@ -33,10 +35,10 @@ class Attention(nn.Module):
         keys = self._heads(self.key(x), self.spec.kv_heads)
         values = self._heads(self.value(x), self.spec.kv_heads)
         if self.spec.position == "rope":
-            queries, keys = rotate(queries, self.spec, position), rotate(keys, self.spec, position)
+            queries, keys = self.rotation(queries, position), self.rotation(keys, position)
         if cache is not None:
             keys, values = cache.update(keys, values)
-        return self.output(self._attend(queries, keys, values))
+        return self.output(self._attend(queries, keys, values, position))
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""
@@ -46,13 +48,12 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         return x.reshape(batch, time, n_heads, self.spec.head_dim).transpose(0, 2, 1, 3)
 
-    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, position: int | mx.array) -> mx.array:
         """Mix the values: (batch, heads, time, head_dim) each, in; (batch, time, d_model) out.
 
-        The softmax is float32 whatever the dtype. "causal" aligns the last query with the last key, so it also holds
-        for a chunk that follows cached tokens; a single query may see every key and needs no mask.
+        The softmax is float32 whatever the dtype.
         """
         batch, _, time, head_dim = queries.shape
-        mask = "causal" if time > 1 else None
+        mask = visible_rows(time, keys.shape[2], None, position)
         mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=head_dim**-0.5, mask=mask)
         return mixed.transpose(0, 2, 1, 3).reshape(batch, time, -1)

@@ -121,15 +121,15 @@ class RowsCache:
         """Forget the latest tokens.
 
         Raises:
-            ValueError: more than it holds.
+            ValueError: more than every row holds.
         """
         if not self.can_rewind(n_tokens):
-            raise ValueError(f"cannot forget {n_tokens} tokens of {self.length}")
+            raise ValueError(f"cannot forget {n_tokens} tokens of {self._shortest()}")
         self.length -= n_tokens
 
     def can_rewind(self, n_tokens: int) -> bool:
         """Tell whether that many of the latest tokens can be forgotten."""
-        return 0 <= n_tokens <= self.length
+        return 0 <= n_tokens <= self._shortest()
 
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:
@@ -146,6 +146,10 @@ class RowsCache:
         merged._stored = [mx.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
         merged._set_padding(mx.concatenate([merged.length - cache.length + cache._paddings() for cache in caches]))
         return merged
+
+    def _shortest(self) -> int:
+        """Return the tokens of the row that has fewest."""
+        return self.length if self.padding is None else self.length - cast(int, self.padding.max().item())
 
     def _paddings(self) -> mx.array:
         return mx.zeros(self._stored[0].shape[0], mx.int32) if self.padding is None else self.padding

@@ -5,7 +5,8 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from lmexp.model.spec import INITIAL_DEVIATION, ModelSpec
+from lmexp.model.parts import RopeSpec
+from lmexp.model.spec import INITIAL_DEVIATION
 
 _WAVELENGTH_BASE = 10_000.0  # of the sinusoids; Vaswani et al. 2017, section 3.5
 
@@ -56,15 +57,96 @@ def sinusoids(context_length: int, d_model: int) -> mx.array:
     return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
 
 
-def rotate(heads: mx.array, spec: ModelSpec, position: int | mx.array) -> mx.array:
-    """Rotate queries or keys by their positions from ``position`` on (RoPE; Su et al. 2021).
+class Rotation:
+    """Rotary positions for queries and keys (RoPE; Su et al. 2021), stretched as ``RopeSpec.scaling`` says.
 
-    Pairs are (i, i + head_dim / 2), as in LLaMA's published weights: a fixed permutation of the paper's pairs.
+    Pairs are (i, i + width / 2), as in LLaMA's published weights: a fixed permutation of the paper's pairs.
 
     Args:
-        heads: (batch, heads, time, head_dim).
-        spec: gives ``rope``.
-        position: of the first of the ``time`` tokens; (batch,) where rows differ.
+        width: how much of each head is rotated, from its front; even.
+        spec: base and scaling.
+        local: whether it serves a ``local`` layer, which has its own base and is never stretched.
     """
-    width = heads.shape[-1]
-    return mx.fast.rope(heads, width, traditional=False, base=spec.rope.base, scale=1.0, offset=position)
+
+    def __init__(self, width: int, spec: RopeSpec, local: bool):
+        self.width = width
+        self.base = spec.local_base if local and spec.local_base is not None else spec.base
+        stretched = not local and spec.scaling != "none"
+        self.temperature = _temperature(spec) if stretched else 1.0
+        # A stretched rotation lists its wavelengths (over 2 pi), as mx.fast.rope takes them.
+        self._wavelengths = mx.array([1 / f for f in frequencies(width, self.base, spec)]) if stretched else None
+
+    def __call__(self, heads: mx.array, position: int | mx.array) -> mx.array:
+        """Rotate (batch, heads, time, head_dim) by the positions from ``position`` on; (batch,) where rows differ."""
+        turned = mx.fast.rope(
+            heads,
+            self.width,
+            traditional=False,
+            base=None if self._wavelengths is not None else self.base,
+            scale=1.0,
+            offset=position,
+            freqs=self._wavelengths,
+        )
+        return turned if self.temperature == 1 else self._tempered(turned)
+
+    def _tempered(self, turned: mx.array) -> mx.array:
+        """Multiply what was rotated, and nothing else."""
+        if self.width == turned.shape[-1]:
+            return turned * self.temperature
+        rotated, rest = mx.split(turned, [self.width], axis=-1)
+        return mx.concatenate([rotated * self.temperature, rest], axis=-1)
+
+
+def frequencies(width: int, base: float, spec: RopeSpec) -> list[float]:
+    """Return the width / 2 angles by which one token turns each pair, stretched as ``spec.scaling`` says.
+
+    Of each frequency a share is kept and the rest divided by ``factor``. ``linear`` keeps none (Chen et al. 2023).
+    ``llama3`` and ``yarn`` keep those that turn often: their share is a ramp over the turns in the original context
+    (Llama 3.1's published code) or over the index of the pair (Peng et al. 2023, "YaRN", whose published code rounds
+    the ends of the ramp outwards).
+    """
+    plain = [base ** (-2 * pair / width) for pair in range(width // 2)]
+    kept = {"none": _keep_all, "linear": _keep_none, "llama3": _keep_by_turns, "yarn": _keep_by_index}[spec.scaling]
+    shares = kept(plain, base, spec)
+    return [f * (share + (1 - share) / spec.factor) for f, share in zip(plain, shares, strict=True)]
+
+
+def _keep_all(plain: list[float], base: float, spec: RopeSpec) -> list[float]:
+    return [1.0] * len(plain)
+
+
+def _keep_none(plain: list[float], base: float, spec: RopeSpec) -> list[float]:
+    return [0.0] * len(plain)
+
+
+def _keep_by_turns(plain: list[float], base: float, spec: RopeSpec) -> list[float]:
+    turns = [_original(spec) * frequency / math.tau for frequency in plain]
+    return [_clipped((turn - spec.slow_turns) / (spec.fast_turns - spec.slow_turns)) for turn in turns]
+
+
+def _keep_by_index(plain: list[float], base: float, spec: RopeSpec) -> list[float]:
+    width = 2 * len(plain)
+    fast = max(math.floor(_index_of(spec.fast_turns, width, base, spec)), 0)
+    slow = min(math.ceil(_index_of(spec.slow_turns, width, base, spec)), width - 1)
+    ramp = max(slow - fast, 0.001)  # the published code's guard against a ramp of no length
+    return [1 - _clipped((pair - fast) / ramp) for pair in range(len(plain))]
+
+
+def _index_of(turns: float, width: int, base: float, spec: RopeSpec) -> float:
+    """Return the pair, as a real number, that turns so often in the original context."""
+    return width * math.log(_original(spec) / (turns * math.tau)) / (2 * math.log(base))
+
+
+def _original(spec: RopeSpec) -> int:
+    assert spec.original_context is not None  # RopeSpec refuses these scalings without it
+    return spec.original_context
+
+
+def _clipped(share: float) -> float:
+    return min(max(share, 0.0), 1.0)
+
+
+def _temperature(spec: RopeSpec) -> float:
+    if spec.temperature is not None:
+        return spec.temperature
+    return 0.1 * math.log(spec.factor) + 1 if spec.scaling == "yarn" else 1.0
