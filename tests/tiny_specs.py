@@ -69,4 +69,5 @@ LAWFUL: dict[str, ModelSpec] = {
     "one_kv_head": replace(LLAMA, n_kv_heads=1, ffn="relu2"),
     "partial_rope": replace(LLAMA, rope=replace(GPT.rope, share=0.5)),
     "stretched_rope": replace(LLAMA, rope=replace(GPT.rope, scaling="yarn", factor=4.0, original_context=40)),
+    "mla": replace(LLAMA, layers=["mla"]),
 }

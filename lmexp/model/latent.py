@@ -8,7 +8,8 @@ import mlx.nn as nn
 
 from lmexp.model.cache import RowsCache
 from lmexp.model.count import matrix_size
-from lmexp.model.position import rotate
+from lmexp.model.mask import visible_rows
+from lmexp.model.position import Rotation
 from lmexp.model.spec import ModelSpec
 
 
@@ -34,6 +35,7 @@ class LatentAttention(nn.Module):
         latent, heads = spec.mla, spec.n_heads
         self.spec = spec
         self.value_width = spec.head_dim if latent.value_width is None else latent.value_width
+        self.rotation = Rotation(latent.rope_width, spec.rope, local=False)
         query_width = heads * (spec.head_dim + latent.rope_width)
         if latent.query_rank is None:
             self.query = nn.Linear(spec.d_model, query_width, bias=spec.bias)
@@ -59,11 +61,11 @@ class LatentAttention(nn.Module):
         position = 0 if cache is None else cache.position
         queries, rows = self._queries(x, position), self._rows(x, position)
         if cache is None:
-            return self._joined(self._expanded(queries, rows, _mask(x.shape[1], x.shape[1], None)))
+            return self._joined(self._expanded(queries, rows, visible_rows(x.shape[1], x.shape[1], None, position)))
         [rows] = cache.update(rows)
         n_new, n_all = x.shape[1], rows.shape[2]
         form = self._absorbed if self._absorbing_is_cheaper(n_new, n_all) else self._expanded
-        return self._joined(form(queries, rows, _mask(n_new, n_all, cache.padding)))
+        return self._joined(form(queries, rows, visible_rows(n_new, n_all, None, position)))
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward, in the expanded form."""
@@ -82,12 +84,12 @@ class LatentAttention(nn.Module):
         flat = self.query(x) if is_direct else self.query_up(self.query_norm(self.query_down(x)))
         heads = flat.reshape(batch, time, self.spec.n_heads, -1).transpose(0, 2, 1, 3)
         plain, turned = mx.split(heads, [self.spec.head_dim], axis=-1)
-        return mx.concatenate([plain, rotate(turned, self.spec, position)], axis=-1)
+        return mx.concatenate([plain, self.rotation(turned, position)], axis=-1)
 
     def _rows(self, x: mx.array, position: int | mx.array) -> mx.array:
         """Return what is remembered of each token, (batch, 1, time, kv_rank + rope_width)."""
         latent, key = mx.split(self.latent_down(x)[:, None], [self.spec.mla.kv_rank], axis=-1)
-        return mx.concatenate([self.latent_norm(latent), rotate(key, self.spec, position)], axis=-1)
+        return mx.concatenate([self.latent_norm(latent), self.rotation(key, position)], axis=-1)
 
     def _expanded(self, queries: mx.array, rows: mx.array, mask: mx.array | str | None) -> mx.array:
         """Attend head by head: queries (batch, heads, time, width) in, (batch, heads, time, value_width) out."""
@@ -132,12 +134,3 @@ class LatentAttention(nn.Module):
     def _joined(self, heads: mx.array) -> mx.array:
         batch, _, time, _ = heads.shape
         return self.output(heads.transpose(0, 2, 1, 3).reshape(batch, time, -1))
-
-
-def _mask(n_new: int, n_all: int, padding: mx.array | None) -> mx.array | str | None:
-    """Say which rows each new token may see: "causal" or None (all) where that says it, else (batch, 1, new, all)."""
-    if padding is None:
-        return "causal" if n_new > 1 else None
-    columns = mx.arange(n_all)
-    is_past = columns <= mx.arange(n_all - n_new, n_all)[:, None]
-    return is_past & (columns >= padding[:, None, None, None])
