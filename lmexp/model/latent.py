@@ -115,13 +115,14 @@ class LatentAttention(nn.Module):
         """Return (batch, heads, time, kv_rank).
 
         All heads read the same keys, so for a single token they can stand in the place of time: one product reads the
-        cache once, where attention by heads would read it once for each.
+        cache once, where attention by heads would read it once for each. The rotated keys are mixed along and left
+        out of the result: to take them out of the rows first would copy the whole cache.
         """
-        latents = rows[..., : self.spec.mla.kv_rank]
         is_single = queries.shape[2] == 1
         if is_single:
             queries = queries.swapaxes(1, 2)
-        mixed = mx.fast.scaled_dot_product_attention(queries, rows, latents, scale=self._scale, mask=mask)
+        mixed = mx.fast.scaled_dot_product_attention(queries, rows, rows, scale=self._scale, mask=mask)
+        mixed = mixed[..., : self.spec.mla.kv_rank]
         return mixed.swapaxes(1, 2) if is_single else mixed
 
     def _absorbing_is_cheaper(self, n_new: int, n_all: int) -> bool:
