@@ -70,4 +70,10 @@ LAWFUL: dict[str, ModelSpec] = {
     "partial_rope": replace(LLAMA, rope=replace(GPT.rope, share=0.5)),
     "stretched_rope": replace(LLAMA, rope=replace(GPT.rope, scaling="yarn", factor=4.0, original_context=40)),
     "mla": replace(LLAMA, layers=["mla"]),
+    "mla, queries from a latent, wide values": replace(
+        LLAMA, layers=["mla"], mla=LatentSpec(kv_rank=10, query_rank=9, rope_width=6, value_width=11)
+    ),
+    "mla, latent narrower than a head": replace(
+        GPT, layers=["mla", "gqa"], mla=LatentSpec(kv_rank=3, query_rank=None, rope_width=2, value_width=5)
+    ),
 }
