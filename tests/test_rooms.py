@@ -45,7 +45,7 @@ ROOMS = {
     "judge": {"model"},
     "config": {"data", "lock", "model", "plan", "results", "train"},
     "compose": {"config", "lock", "plan"},
-    "pretrained": {"model"},
+    "pretrained": {"data", "model"},
     "run": {"config", "data", "judge", "model", "platform", "results", "train"},
     "generate": {"config", "data", "model", "run"},
     "worker": {"config", "platform", "results", "run"},

@@ -2,6 +2,7 @@
 
 from lmexp.data.batches import Batch, Batches
 from lmexp.data.dataset import Dataset, Split, fingerprint, load_dataset, unigram_bits_per_byte
+from lmexp.data.published import PublishedTokenizer
 from lmexp.data.spec import DataSpec
 from lmexp.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -10,6 +11,7 @@ __all__ = [
     "Batches",
     "DataSpec",
     "Dataset",
+    "PublishedTokenizer",
     "Split",
     "Tokenizer",
     "fingerprint",

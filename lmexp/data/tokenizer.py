@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
         """Write ``tokenizer.json`` to an existing folder: ``load_tokenizer`` needs nothing else."""
 
 
-class _PieceTokenizer:
+class PieceTokenizer:
     """What all tokenizers share: a token is a piece, a fixed string of bytes."""
 
     def __init__(self, pieces: Sequence[bytes]):
@@ -102,7 +102,7 @@ class _PieceTokenizer:
 _BYTES = tuple(bytes([value]) for value in range(256))
 
 
-class ByteTokenizer(_PieceTokenizer):
+class ByteTokenizer(PieceTokenizer):
     """Token i is byte i."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class ByteTokenizer(_PieceTokenizer):
         return {"kind": "byte"}
 
 
-class CharTokenizer(_PieceTokenizer):
+class CharTokenizer(PieceTokenizer):
     """The 256 bytes, then a token for each character of the training text that takes more than one byte.
 
     A character of one byte is its byte's token. A character that the training text lacks is spelled in bytes, so that
@@ -150,7 +150,7 @@ class CharTokenizer(_PieceTokenizer):
         return [self._ids[character]] if character in self._ids else character.encode()
 
 
-class BytePairTokenizer(_PieceTokenizer):
+class BytePairTokenizer(PieceTokenizer):
     """Byte-level byte-pair encoding: of two neighbours inside a cut, the pair whose union has the lowest id is merged.
 
     Args:
@@ -244,6 +244,10 @@ def from_description(description: dict[str, Any]) -> Tokenizer:
     if kind in ("bpe", "gpt2"):
         pieces = [base64.b64decode(piece) for piece in description["pieces"].split(" ")]
         return BytePairTokenizer(kind, description["pattern"], pieces)
+    if kind == "published":
+        from lmexp.data.published import PublishedTokenizer
+
+        return PublishedTokenizer(description["file"])
     raise ValueError(f"unknown kind of tokenizer: {kind!r}")
 
 
@@ -271,12 +275,12 @@ def _lines(text: str) -> list[str]:
 
 def _merged_pieces(merges: list[list[str]]) -> list[bytes]:
     """Return the 256 bytes and then each merge as bytes; the library writes a byte as one printable character."""
-    byte_of = _byte_of_printable()
+    byte_of = byte_of_printable()
     joined = (bytes(byte_of[character] for character in left + right) for left, right in merges)
     return list(dict.fromkeys([*_BYTES, *joined]))
 
 
-def _byte_of_printable() -> dict[str, int]:
+def byte_of_printable() -> dict[str, int]:
     """Return GPT-2's table: printable Latin-1 stands for itself, the other bytes for U+0100 onwards in order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [value for value in range(256) if value not in printable]

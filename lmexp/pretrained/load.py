@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from lmexp.errors import unknown
+from lmexp.data import PublishedTokenizer
+from lmexp.data.tokenizer import FILE_NAME
+from lmexp.errors import UserError, unknown
 from lmexp.model.language_model import LanguageModel
 from lmexp.pretrained.families import FAMILIES
 from lmexp.pretrained.hub import download
 from lmexp.pretrained.settings import read_settings
 from lmexp.pretrained.spec import spec_of
-from lmexp.pretrained.tokenizer import PublishedTokenizer, read_tokenizer
 from lmexp.pretrained.weights import fill, read_arrays
 
 
@@ -49,10 +50,20 @@ def load_pretrained(source: str | Path) -> Pretrained:
     spec = spec_of(family.read(settings))
     n_rows, context_length = int(settings["vocab_size"]), int(settings[family.context_key])
     settings.refuse_unread()
-    tokenizer = read_tokenizer(folder)
+    tokenizer = _read_tokenizer(folder)
     vocab_size = n_rows if tokenizer is None else min(n_rows, tokenizer.vocab_size)
     model = LanguageModel(spec, vocab_size, n_rows, context_length)
     arrays = read_arrays(folder)
     fill(model, arrays, family.sources_in(arrays, spec), family.ignored_by(spec))
     model.eval()
     return Pretrained(model, tokenizer)
+
+
+def _read_tokenizer(folder: Path) -> PublishedTokenizer | None:
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        return PublishedTokenizer(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): copy it again from where it was published.") from error
