@@ -61,6 +61,22 @@ GPT = ModelSpec(
 )
 LLAMA = replace(GPT, n_kv_heads=3, ffn="swiglu", norm="rmsnorm", position="rope", bias=False)
 
+# Two widths differ from what they would be by default, and the window is shorter than a prompt.
+GEMMA = replace(
+    LLAMA,
+    n_layers=3,
+    layers=["local", "local", "gqa"],
+    head_width=10,
+    window=5,
+    qk_norm=True,
+    attention_scale=0.4,
+    ffn="geglu",
+    norm_place="around",
+    scale_embedding=True,
+    rope=replace(GPT.rope, local_base=30.0, scaling="linear", factor=3.0),
+)
+LOCAL = replace(LLAMA, layers=["local"], window=4)
+
 # Every kind of model for which the laws of tests/model/test_model_laws.py must hold. Add yours.
 LAWFUL: dict[str, ModelSpec] = {
     "gpt": GPT,
@@ -69,6 +85,13 @@ LAWFUL: dict[str, ModelSpec] = {
     "one_kv_head": replace(LLAMA, n_kv_heads=1, ffn="relu2"),
     "partial_rope": replace(LLAMA, rope=replace(GPT.rope, share=0.5)),
     "stretched_rope": replace(LLAMA, rope=replace(GPT.rope, scaling="yarn", factor=4.0, original_context=40)),
+    "local": LOCAL,
+    "local_and_softcaps": replace(LOCAL, layers=["gqa", "local"], attention_softcap=2.0, logit_softcap=3.0),
+    "gemma": GEMMA,
+    "gated": replace(LLAMA, attention_gate=True, qk_norm=True, rope=replace(GPT.rope, share=0.5)),
+    "alibi": replace(GPT, position="alibi"),
+    "local_alibi": replace(LOCAL, position="alibi", attention_softcap=3.0),
+    "no_position": replace(GPT, position="none", tie_embeddings=False),
     "mla": replace(LLAMA, layers=["mla"]),
     "mla, queries from a latent, wide values": replace(
         LLAMA, layers=["mla"], mla=LatentSpec(kv_rank=10, query_rank=9, rope_width=6, value_width=11)

@@ -3,57 +3,110 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from lmexp.model.cache import RowsCache
+from lmexp.model.cache import RowsCache, WindowCache
 from lmexp.model.count import matrix_size
-from lmexp.model.mask import visible_rows
-from lmexp.model.position import Rotation
+from lmexp.model.mask import as_array, visible_rows
+from lmexp.model.position import DistancePenalty, Rotation
 from lmexp.model.spec import ModelSpec
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023): each key and value head serves n_heads / kv_heads query heads."""
+    """Grouped-query attention (Ainslie et al. 2023): each key and value head serves n_heads / kv_heads query heads.
 
-    def __init__(self, spec: ModelSpec):
+    Args:
+        spec: the model; its heads, positions and switches.
+        window: tokens that a token sees, its own included (Child et al. 2019); None means all before it.
+    """
+
+    def __init__(self, spec: ModelSpec, window: int | None = None):
         super().__init__()
-        kv_width = spec.kv_heads * spec.head_dim
-        self.spec = spec
-        width = spec.n_heads * spec.head_dim
+        self.spec, self.window = spec, window
+        self.scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
+        width, kv_width = spec.n_heads * spec.head_dim, spec.kv_heads * spec.head_dim
         self.query = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.key = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
         self.value = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
-        self.rotation = Rotation(round(spec.head_dim * spec.rope.share), spec.rope, local=False)
+        if spec.qk_norm:
+            self.query_norm = nn.RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
+            self.key_norm = nn.RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
+        if spec.position == "rope":
+            self.rotation = Rotation(round(spec.head_dim * spec.rope.share), spec.rope, local=window is not None)
+        if spec.position == "alibi":
+            self.penalty = DistancePenalty(spec.n_heads)
+        if spec.attention_gate:
+            self.gate = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.output = nn.Linear(width, spec.d_model, bias=spec.bias)
 
     def make_cache(self, capacity: int) -> RowsCache:
         """Return an empty cache with room for ``capacity`` tokens."""
-        return RowsCache(capacity)
+        return RowsCache(capacity) if self.window is None else WindowCache(capacity, self.window)
 
     def __call__(self, x: mx.array, cache: RowsCache | None) -> mx.array:
         """Attend to this token and those before it; ``x`` and the result: (batch, time, d_model)."""
         position = 0 if cache is None else cache.position
-        queries = self._heads(self.query(x), self.spec.n_heads)
-        keys = self._heads(self.key(x), self.spec.kv_heads)
-        values = self._heads(self.value(x), self.spec.kv_heads)
-        if self.spec.position == "rope":
-            queries, keys = self.rotation(queries, position), self.rotation(keys, position)
+        queries, keys, values = self._queries_keys_values(x, position)
         if cache is not None:
             keys, values = cache.update(keys, values)
-        return self.output(self._attend(queries, keys, values, position))
+        mixed = self._attend(queries, keys, values, position)
+        if self.spec.attention_gate:
+            mixed = mixed * mx.sigmoid(self.gate(x))
+        return self.output(mixed)
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""
-        return 2.0 * matrix_size(self) + 4.0 * context_length * self.spec.n_heads * self.spec.head_dim
+        seen = context_length if self.window is None else min(self.window, context_length)
+        return 2.0 * matrix_size(self) + 4.0 * seen * self.spec.n_heads * self.spec.head_dim
+
+    def _queries_keys_values(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Return (batch, heads, time, head_dim) each: normed, then rotated, where the spec says so."""
+        queries = self._heads(self.query(x), self.spec.n_heads)
+        keys = self._heads(self.key(x), self.spec.kv_heads)
+        values = self._heads(self.value(x), self.spec.kv_heads)
+        if self.spec.qk_norm:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.spec.position == "rope":
+            queries, keys = self.rotation(queries, position), self.rotation(keys, position)
+        return queries, keys, values
 
     def _heads(self, x: mx.array, n_heads: int) -> mx.array:
         batch, time, _ = x.shape
         return x.reshape(batch, time, n_heads, self.spec.head_dim).transpose(0, 2, 1, 3)
 
     def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, position: int | mx.array) -> mx.array:
-        """Mix the values: (batch, heads, time, head_dim) each, in; (batch, time, d_model) out.
+        """Mix the values: (batch, heads, time, head_dim) each, in; (batch, time, n_heads x head_dim) out.
 
         The softmax is float32 whatever the dtype.
         """
-        batch, _, time, head_dim = queries.shape
-        mask = visible_rows(time, keys.shape[2], None, position)
-        mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=head_dim**-0.5, mask=mask)
+        batch, _, time, _ = queries.shape
+        mask = visible_rows(time, keys.shape[2], self.window, position)
+        if self.spec.position == "alibi":
+            mask = self.penalty(mask, time, keys.shape[2], queries.dtype)
+        cap = self.spec.attention_softcap
+        if cap is None:
+            mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
+        else:
+            mixed = capped_attention(queries, keys, values, self.scale, mask, cap)
         return mixed.transpose(0, 2, 1, 3).reshape(batch, time, -1)
+
+
+def capped_attention(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | str | None, cap: float
+) -> mx.array:
+    """Attend with scores s replaced by cap tanh(s / cap) (Gemma Team 2024, "Gemma 2", section 2).
+
+    Arguments and result as ``mx.fast.scaled_dot_product_attention``, which cannot do that: here the scores of all
+    queries are in memory at once, in float32.
+    """
+    batch, n_heads, time, head_dim = queries.shape
+    n_kv_heads, n_rows = keys.shape[1], keys.shape[2]
+    grouped = queries.reshape(batch, n_kv_heads, n_heads // n_kv_heads, time, head_dim)
+    scores = (scale * grouped @ keys[:, :, None].swapaxes(-1, -2)).astype(mx.float32)
+    scores = cap * mx.tanh(scores / cap)
+    seen = as_array(mask, time, n_rows)
+    if seen is not None:
+        seen = mx.broadcast_to(seen, (seen.shape[0], seen.shape[1], time, n_rows))
+        split = (n_kv_heads, -1) if seen.shape[1] == n_heads else (1, 1)
+        seen = seen.reshape(seen.shape[0], *split, time, n_rows)
+        scores = mx.where(seen, scores, -mx.inf) if seen.dtype == mx.bool_ else scores + seen
+    weights = mx.softmax(scores, axis=-1).astype(values.dtype)
+    return (weights @ values[:, :, None]).reshape(batch, n_heads, time, head_dim)

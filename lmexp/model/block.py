@@ -1,5 +1,6 @@
 """One layer of the model: a mixer of tokens and a feed-forward, each added to the residual stream."""
 
+from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -27,7 +28,11 @@ class Mixer(Protocol):
 
 def make_mixer(spec: ModelSpec, index: int) -> Mixer:
     """Build the mixer of layer ``index``."""
-    kinds: dict[str, Any] = {"gqa": Attention, "mla": LatentAttention}  # each mixer reads the cache that it makes
+    kinds: dict[str, Any] = {  # each mixer reads the cache that it makes
+        "gqa": Attention,
+        "local": partial(Attention, window=spec.window),
+        "mla": LatentAttention,
+    }
     return kinds[spec.mixers[index]](spec)
 
 
@@ -39,7 +44,7 @@ def make_norm(spec: ModelSpec) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A pre-norm block: ``x + mixer(norm(x))``, then ``x + feedforward(norm(x))``."""
+    """``x + mixer(norm(x))``, then ``x + feedforward(norm(x))``; with norms ``around``, what is added is normed too."""
 
     def __init__(self, spec: ModelSpec, index: int):
         super().__init__()
@@ -47,12 +52,18 @@ class Block(nn.Module):
         self.mixer = make_mixer(spec, index)
         self.feedforward_norm = make_norm(spec)
         self.feedforward = make_feedforward(spec, index)
+        self.norms_output = spec.norm_place == "around"
+        if self.norms_output:
+            self.mixer_output_norm = make_norm(spec)
+            self.feedforward_output_norm = make_norm(spec)
         self.dropout = nn.Dropout(spec.dropout)
 
     def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
         """Map the residual stream (batch, time, d_model) to itself."""
-        x = x + self.dropout(self.mixer(self.mixer_norm(x), cache))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        mixed = self.mixer(self.mixer_norm(x), cache)
+        x = x + self.dropout(self.mixer_output_norm(mixed) if self.norms_output else mixed)
+        fed = self.feedforward(self.feedforward_norm(x))
+        return x + self.dropout(self.feedforward_output_norm(fed) if self.norms_output else fed)
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""

@@ -58,6 +58,7 @@ class RowsCache:
     def __init__(self, capacity: int):
         self.capacity = capacity
         self.length = 0  # tokens in the longest row
+        self.dropped = 0  # of them that are no longer stored: a window has moved on
         self.padding: mx.array | None = None  # (batch,) unused rows before each text; None: no row has any
         self._stored: list[mx.array] = []
 
@@ -78,14 +79,18 @@ class RowsCache:
         Raises:
             ValueError: when the new tokens do not fit into what is left of the capacity.
         """
-        end = self.length + rows[0].shape[2]
-        if end > self.capacity:
-            raise ValueError(f"{rows[0].shape[2]} tokens after {self.length} overflow a cache of {self.capacity}")
+        n_new = rows[0].shape[2]
+        if self.length + n_new > self.capacity:
+            raise ValueError(f"{n_new} tokens after {self.length} overflow a cache of {self.capacity}")
         if not self._stored:
-            self._stored = [_room_for(array, self.capacity) for array in rows]
+            self._stored = [_room_for(array, self._room) for array in rows]
+        return self._append(rows, n_new)
+
+    def _append(self, rows: Sequence[mx.array], n_new: int) -> list[mx.array]:
+        start, end = self._held, self._held + n_new
         for stored, array in zip(self._stored, rows, strict=True):
-            stored[..., self.length : end, :] = array
-        self.length = end
+            stored[..., start:end, :] = array
+        self.length += n_new
         return [stored[..., :end, :] for stored in self._stored]
 
     def arrays(self) -> list[mx.array]:
@@ -94,8 +99,8 @@ class RowsCache:
 
     def copy(self) -> Self:
         """Return a cache of the same content that goes on by itself. Nothing is copied until one of them is written."""
-        twin = type(self)(self.capacity)
-        twin.length, twin.padding = self.length, self.padding
+        twin = self._empty(self.capacity)
+        twin.length, twin.dropped, twin.padding = self.length, self.dropped, self.padding
         twin._stored = [stored[:] for stored in self._stored]
         return twin
 
@@ -112,9 +117,10 @@ class RowsCache:
         """Keep the padding, less what all rows share."""
         shared = cast(int, padding.min().item())
         if shared:
-            pads = [(0, 0), (0, 0), (0, shared), (0, 0)]
-            self._stored = [mx.pad(stored[..., shared:, :], pads) for stored in self._stored]
-            self.length -= shared
+            unstored = min(shared, self.dropped)
+            pads = [(0, 0), (0, 0), (0, shared - unstored), (0, 0)]
+            self._stored = [mx.pad(stored[..., shared - unstored :, :], pads) for stored in self._stored]
+            self.length, self.dropped = self.length - shared, self.dropped - unstored
         self.padding = padding - shared if padding.max().item() != shared else None
 
     def rewind(self, n_tokens: int) -> None:
@@ -140,12 +146,28 @@ class RowsCache:
         """
         if not all(cache._stored for cache in caches):
             raise ValueError("only caches that hold tokens can be merged")
-        merged = cls(max(cache.capacity for cache in caches))
+        merged = caches[0]._empty(max(cache.capacity for cache in caches))
         merged.length = max(cache.length for cache in caches)
-        parts = [cache._aligned(merged.length, merged.capacity) for cache in caches]
+        # Texts end side by side, so no more rows are of use than the shortest of those that have dropped some holds.
+        merged.dropped = max([merged.length - cache._held for cache in caches if cache.dropped], default=0)
+        parts = [cache._aligned(merged._held, merged._room) for cache in caches]
         merged._stored = [mx.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
         merged._set_padding(mx.concatenate([merged.length - cache.length + cache._paddings() for cache in caches]))
         return merged
+
+    @property
+    def _room(self) -> int:
+        """Rows that are stored at most."""
+        return self.capacity
+
+    @property
+    def _held(self) -> int:
+        """Rows that are stored now."""
+        return self.length - self.dropped
+
+    def _empty(self, capacity: int) -> Self:
+        """Return an empty cache of the same kind."""
+        return type(self)(capacity)
 
     def _shortest(self) -> int:
         """Return the tokens of the row that has fewest."""
@@ -154,11 +176,64 @@ class RowsCache:
     def _paddings(self) -> mx.array:
         return mx.zeros(self._stored[0].shape[0], mx.int32) if self.padding is None else self.padding
 
-    def _aligned(self, length: int, capacity: int) -> list[mx.array]:
-        """Return the stored rows, moved so that they end at ``length``."""
-        before = length - self.length
-        pads = [(0, 0), (0, 0), (before, capacity - length), (0, 0)]
-        return [mx.pad(stored[..., : self.length, :], pads) for stored in self._stored]
+    def _aligned(self, held: int, room: int) -> list[mx.array]:
+        """Return the latest ``held`` rows, or all there are, moved so that they end at ``held`` of ``room``."""
+        kept = min(self._held, held)
+        pads = [(0, 0), (0, 0), (held - kept, room - held), (0, 0)]
+        return [mx.pad(stored[..., self._held - kept : self._held, :], pads) for stored in self._stored]
+
+
+class WindowCache(RowsCache):
+    """The rows of a layer that sees the last ``window`` tokens only: its arrays are as long as the window, about.
+
+    Rows are appended in place until the room is full; then the latest move to its front. They stay in the order of the
+    text, so that masks and merging are those of any cache.
+
+    Args:
+        capacity: tokens that it may read.
+        window: tokens that one sees, its own included.
+    """
+
+    spare = 16  # rows kept beyond the window: so many of the latest tokens can be forgotten again (drafts are short)
+    slack = 64  # further room: a move costs one row in so many, next to nothing beside attention to the window
+
+    def __init__(self, capacity: int, window: int):
+        super().__init__(capacity)
+        self.window = window
+
+    def can_rewind(self, n_tokens: int) -> bool:
+        """Tell whether that many of the latest tokens can be forgotten: what the one before them saw must be stored."""
+        is_stored = self.dropped == 0 or self._held - n_tokens >= self.window - 1
+        return super().can_rewind(n_tokens) and is_stored
+
+    def _append(self, rows: Sequence[mx.array], n_new: int) -> list[mx.array]:
+        fits = self._held + n_new <= self._room
+        held = super()._append(rows, n_new) if fits else self._move_on(rows, n_new)
+        n_seen = min(self.window - 1 + n_new, held[0].shape[2])
+        return [array[..., array.shape[2] - n_seen :, :] for array in held]
+
+    def _move_on(self, rows: Sequence[mx.array], n_new: int) -> list[mx.array]:
+        """Drop what is no longer seen, and return the kept rows with the new ones: a chunk may exceed the room."""
+        start = max(0, self._held - self._kept)
+        old = [stored[..., start : self._held, :] for stored in self._stored]
+        held = [mx.concatenate([before, new], axis=2) for before, new in zip(old, rows, strict=True)]
+        kept = min(self._kept, held[0].shape[2])
+        pads = [(0, 0), (0, 0), (0, self._room - kept), (0, 0)]
+        self._stored = [mx.pad(array[..., array.shape[2] - kept :, :], pads) for array in held]
+        self.length += n_new
+        self.dropped = self.length - kept
+        return held
+
+    @property
+    def _kept(self) -> int:
+        return self.window - 1 + self.spare
+
+    @property
+    def _room(self) -> int:
+        return min(self.capacity, self._kept + self.slack)
+
+    def _empty(self, capacity: int) -> Self:
+        return type(self)(capacity, self.window)
 
 
 def _room_for(rows: mx.array, capacity: int) -> mx.array:

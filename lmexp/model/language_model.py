@@ -1,5 +1,6 @@
-"""The one language model: a pre-norm transformer decoder, built from a spec."""
+"""The one language model: mixers and feed-forwards around a residual stream, built from a spec."""
 
+import math
 from collections.abc import Sequence
 from itertools import repeat
 
@@ -71,6 +72,10 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: mx.array) -> mx.array:
         """Map (..., d_model) to logits (..., padded_vocab_size), the padding masked."""
         weight = self.embedding.weight if self.spec.tie_embeddings else self.head.weight
+        cap = self.spec.logit_softcap
+        if cap is not None:
+            capped = cap * mx.tanh(hidden @ weight.T / cap)
+            return capped if self.padded_vocab_size == self.vocab_size else capped + self._padding.astype(hidden.dtype)
         if self.padded_vocab_size == self.vocab_size:
             return hidden @ weight.T
         # As the bias of the product, the mask costs no pass of its own over the logits.
@@ -109,6 +114,8 @@ class LanguageModel(nn.Module):
         # The gradient adds up all uses of a token. In bfloat16 such a sum stops growing at 256 terms; in float32 it is
         # exact enough, and where weights are float32 already the casts are nothing.
         x = weight.astype(mx.float32)[tokens].astype(weight.dtype)
+        if self.spec.scale_embedding:
+            x = x * math.sqrt(self.spec.d_model)
         if self.spec.position in ADDED_POSITIONS:
             x = self.position(x, position)
         return self.dropout(x)

@@ -32,3 +32,8 @@ def visible_rows(time: int, n_rows: int, window: int | None, position: int | mx.
 def distances(time: int, n_rows: int) -> mx.array:
     """Return (time, n_rows): how many tokens before the query each row stands; below 0 after it."""
     return mx.arange(n_rows - time, n_rows)[:, None] - mx.arange(n_rows)
+
+
+def as_array(mask: mx.array | str | None, time: int, n_rows: int) -> mx.array | None:
+    """Write a mask of :func:`visible_rows` out, for those who cannot read "causal"; None stays None."""
+    return (distances(time, n_rows) >= 0)[None, None] if isinstance(mask, str) else mask

@@ -1,10 +1,11 @@
-"""How a model knows the order of its tokens: added to the embedding, or rotating queries and keys."""
+"""How a model knows the order of its tokens: added to the embedding, rotating queries and keys, or off their scores."""
 
 import math
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model.mask import as_array, distances
 from lmexp.model.parts import RopeSpec
 from lmexp.model.spec import INITIAL_DEVIATION
 
@@ -150,3 +151,34 @@ def _temperature(spec: RopeSpec) -> float:
     if spec.temperature is not None:
         return spec.temperature
     return 0.1 * math.log(spec.factor) + 1 if spec.scaling == "yarn" else 1.0
+
+
+class DistancePenalty:
+    """Scores fall with distance, for each head by its own slope (ALiBi; Press et al. 2022): no other position is known.
+
+    Args:
+        n_heads: query heads.
+    """
+
+    def __init__(self, n_heads: int):
+        self._slopes = mx.array(slopes(n_heads))[:, None, None]
+
+    def __call__(self, mask: mx.array | str | None, time: int, n_rows: int, dtype: mx.Dtype) -> mx.array:
+        """Return a mask of ``visible_rows`` as what is added to the scores: (1 or batch, heads, time, n_rows)."""
+        penalties = -self._slopes * distances(time, n_rows)
+        seen = as_array(mask, time, n_rows)
+        return (penalties[None] if seen is None else mx.where(seen, penalties, -mx.inf)).astype(dtype)
+
+
+def slopes(n_heads: int) -> list[float]:
+    """Return each head's slope: 2^(-8 i / n) for i = 1 to n, where n is a power of two.
+
+    Between powers of two, the slopes of the lower one and then every other one of the next (as in the published code).
+    """
+    lower = 2 ** (n_heads.bit_length() - 1)
+    between = [_slope(index, 2 * lower) for index in range(1, 2 * lower, 2)]
+    return [_slope(index, lower) for index in range(1, lower + 1)] + between[: n_heads - lower]
+
+
+def _slope(index: int, n_heads: int) -> float:
+    return 2.0 ** (-8 * index / n_heads)
