@@ -196,12 +196,15 @@ def _generate(parsed: argparse.Namespace) -> int:
     from lmexp import platform
 
     platform.prepare()
+    from lmexp.decoding.options import Sampling
     from lmexp.generate import load_run, stream_text
 
     model, tokenizer = load_run(parsed.run)
-    options = {"n_tokens": parsed.tokens, "temperature": parsed.temperature, "top_k": parsed.top_k, "seed": parsed.seed}
+    sampling = Sampling(temperature=parsed.temperature, top_k=parsed.top_k)
     for prompt in _prompts(parsed):
-        pieces = stream_text(model, tokenizer, prompt, **options)  # checks options before anything is printed
+        pieces = stream_text(
+            model, tokenizer, prompt, parsed.tokens, sampling, parsed.seed
+        )  # checks options before anything is printed
         print(prompt, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)

@@ -1,17 +1,19 @@
 """Text from a finished run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlx.core as mx
 
 from lmexp.config import load
 from lmexp.data import Tokenizer, load_tokenizer
+from lmexp.decoding.decoder import Decoder
+from lmexp.decoding.options import Sampling
+from lmexp.decoding.sampling import row_keys
+from lmexp.decoding.text import TextStream
 from lmexp.errors import UserError
 from lmexp.model.language_model import LanguageModel
-from lmexp.model.sampling import generate
 from lmexp.run import BEST, CHECKPOINT
-from lmexp.streams import stream_seed
 
 
 def load_run(folder: Path) -> tuple[LanguageModel, Tokenizer]:
@@ -40,31 +42,77 @@ def stream_text(
     tokenizer: Tokenizer,
     prompt: str,
     n_tokens: int,
-    temperature: float,
-    top_k: int | None = None,
+    sampling: Sampling,
     seed: int = 0,
+    stops: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Continue ``prompt`` and yield text as soon as whole characters are known.
-
-    A character may be split over tokens: what does not decode yet is held back until it does, or until the end.
+    """Continue ``prompt`` and yield text as soon as whole characters are known that cannot become a stop string.
 
     Raises:
         UserError: an empty prompt, or a number out of range. Raised at the call, not at the first piece.
     """
+    rows = stream_texts(model, tokenizer, [prompt], n_tokens, sampling, seed, stops)
+    return (piece for _, piece in rows)
+
+
+def stream_texts(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    n_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    stops: Sequence[str] = (),
+    n_samples: int = 1,
+) -> Iterator[tuple[int, str]]:
+    """Continue every prompt ``n_samples`` times, in one batch, and yield each row's text as it grows.
+
+    A row's text depends on its prompt, the seed and which of the samples it is: neither on the other prompts nor on
+    their order.
+
+    Yields:
+        The row (prompt 0's samples come first, then those of prompt 1) and the next piece of its text.
+
+    Raises:
+        UserError: an empty prompt, or a number out of range. Raised at the call, not at the first piece.
+    """
+    texts = [tokens for prompt in prompts for tokens in [encode(tokenizer, prompt)] * n_samples]
+    keys = mx.concatenate([row_keys(seed, n_samples)] * len(prompts))
+    decoder = Decoder(model, texts, n_tokens, sampling, keys)
+    return _pieces(decoder, [TextStream(tokenizer.pieces, stops) for _ in texts])
+
+
+def write(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    n_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    stops: Sequence[str] = (),
+) -> list[str]:
+    """Return the continuation of each prompt; arguments and errors as ``stream_texts``."""
+    texts = [""] * len(prompts)
+    for row, piece in stream_texts(model, tokenizer, prompts, n_tokens, sampling, seed, stops):
+        texts[row] += piece
+    return texts
+
+
+def encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Return the prompt's tokens; an empty prompt is a UserError."""
     if not prompt:
         raise UserError("The prompt is empty; give at least one character with --prompt.")
-    key = mx.random.key(stream_seed(seed, "sampling"))
-    sampled = generate(model, tokenizer.encode(prompt).tolist(), n_tokens, temperature, top_k, key)
-    return _pieces(tokenizer, sampled)
+    return tokenizer.encode(prompt).tolist()
 
 
-def _pieces(tokenizer: Tokenizer, sampled: Iterator[int]) -> Iterator[str]:
-    tokens: list[int] = []
-    said = ""
-    for token in sampled:
-        tokens.append(token)
-        text = tokenizer.decode(tokens)
-        whole = text.rstrip("\ufffd")
-        yield whole[len(said) :]
-        said = whole
-    yield tokenizer.decode(tokens)[len(said) :]
+def _pieces(decoder: Decoder, streams: Sequence[TextStream]) -> Iterator[tuple[int, str]]:
+    for step in decoder:
+        for token in step:
+            stream = streams[token.row]
+            if stream.stopped:  # one step was under way already
+                continue
+            yield token.row, stream.push(token.token)
+            if stream.stopped:
+                decoder.finish(token.row)
+    for row, stream in enumerate(streams):
+        yield row, stream.close()

@@ -11,13 +11,14 @@ from rich.text import Text
 from lmexp import results
 from lmexp.config import FrozenRun, RunConfig
 from lmexp.data import load_dataset, unigram_bits_per_byte
+from lmexp.decoding.options import Sampling
 from lmexp.display import RunBar, duration, rate
 from lmexp.errors import UserError
 from lmexp.generate import load_run, stream_text
 from lmexp.run import build_model, make_judge, run
 
 # Cooler than the model's own distribution: a minute of training leaves much doubt, and a sample is there to be read.
-_SAMPLE_TOKENS, _SAMPLE_TEMPERATURE, _SAMPLE_TOP_K = 130, 0.6, 40
+_SAMPLE_TOKENS, _SAMPLING = 130, Sampling(temperature=0.6, top_k=40)
 
 
 def run_with_summary(frozen: FrozenRun) -> int:
@@ -75,7 +76,7 @@ def summarise(frozen: FrozenRun, row: dict[str, Any], console: Console) -> None:
 
 def _sample(frozen: FrozenRun) -> str:
     model, tokenizer = load_run(frozen.folder)
-    pieces = stream_text(model, tokenizer, "\n", _SAMPLE_TOKENS, _SAMPLE_TEMPERATURE, _SAMPLE_TOP_K)
+    pieces = stream_text(model, tokenizer, "\n", _SAMPLE_TOKENS, _SAMPLING)
     return "".join(pieces).strip()
 
 
