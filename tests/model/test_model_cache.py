@@ -1,12 +1,14 @@
 """Decoding with caches gives what the full forward gives, however the text is cut."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from numpy_model import BATCH, CONTEXT, POSITIONS_AND_HEADS, VOCAB, make_model, name_of, some_tokens
 from tiny_specs import GPT, LLAMA
 
-from lmexp.model.cache import RowsCache
+from lmexp.model.cache import RowsCache, WindowCache
 
 # Products of other shapes add up in another order: a few hundred float32 roundings of terms of order 1.
 FLOAT32 = 2e-4
@@ -47,6 +49,61 @@ def test_an_overfull_cache_is_refused():
     cache.update(rows, rows)
     with pytest.raises(ValueError, match="2 tokens after 2 overflow a cache of 3"):
         cache.update(rows, rows)
+
+
+def window_model(n_tokens):
+    """Two layers, the first of which sees 6 tokens: 6 - 1 + 16 + 64 rows at most, whatever the context."""
+    return make_model(replace(LLAMA, layers=["local", "gqa"], window=6), context=n_tokens)
+
+
+@pytest.mark.parametrize("lengths", [[1] * 300, [90, 1, 1, 200, 8], [300], [84, 2, 100, 114], [37] * 8])
+def test_a_window_is_all_that_a_local_layer_stores(lengths):
+    """Far beyond the room there is, from chunks shorter and longer than it."""
+    n_tokens = sum(lengths)
+    model, tokens = window_model(n_tokens), mx.array(some_tokens(0, n_tokens, batch=2))
+    caches, parts, start = model.make_caches(), [], 0
+    for length in lengths:
+        parts.append(model(tokens[:, start : start + length], caches))
+        start += length
+        stored = [[array.shape for array in cache.arrays()] for cache in caches]
+        assert stored == [[(2, 3, 85, 4)] * 2, [(2, 3, n_tokens, 4)] * 2]
+    cached, full = mx.concatenate(parts, axis=1), model(tokens)
+    np.testing.assert_allclose(cached[..., :VOCAB], full[..., :VOCAB], atol=FLOAT32, rtol=FLOAT32)
+
+
+def test_a_window_longer_than_the_context_takes_no_more_room_than_that():
+    cache = WindowCache(capacity=9, window=50)
+    cache.update(mx.zeros((1, 1, 3, 4)))
+    assert cache.arrays()[0].shape == (1, 1, 9, 4)
+    with pytest.raises(ValueError, match="7 tokens after 3 overflow a cache of 9"):
+        cache.update(mx.zeros((1, 1, 7, 4)))
+
+
+def test_a_window_lets_a_draft_be_forgotten_at_any_time():
+    """As many as ``spare``, after however many tokens, be they read in a chunk or one by one; a draft of 85 not."""
+    for one_by_one in (False, True):
+        cache, n_read = WindowCache(capacity=1000, window=6), 0
+        for chunk in [3, *[1] * 170, 90, 5]:
+            cache.update(mx.zeros((1, 1, chunk, 4)))
+            n_read += chunk
+            for draft in [1] * 16 if one_by_one else [16]:
+                cache.update(mx.zeros((1, 1, draft, 4)))
+            assert cache.can_rewind(16)
+            cache.rewind(16)
+            assert cache.position == n_read
+    assert not cache.can_rewind(80)
+
+
+def test_merged_windows_go_back_no_farther_than_the_row_that_holds_least():
+    long, short = WindowCache(capacity=1000, window=6), WindowCache(capacity=1000, window=6)
+    long.update(mx.zeros((1, 1, 300, 4)))  # which keeps 21 rows
+    short.update(mx.zeros((1, 1, 60, 4)))
+    assert (long.can_rewind(16), long.can_rewind(17), short.can_rewind(60)) == (True, False, True)
+    merged = WindowCache.merge([short, long])
+    assert (merged.can_rewind(16), merged.can_rewind(17)) == (True, False)
+    assert merged.position.tolist() == [60, 300]
+    merged.take(mx.array([0]))
+    assert merged.position == 60
 
 
 def test_a_wrong_number_of_caches_is_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 from numpy_model import (
+    ATTENTION_CHOICES,
     BATCH,
     CONTEXT,
     EVERY_CHOICE,
@@ -41,6 +42,14 @@ def test_logits_are_those_of_an_independent_float64_model(spec):
     expected = logits_of(parameters_of(model), spec, tokens)
     assert logits.shape == (BATCH, TIME, PADDED)
     np.testing.assert_allclose(logits[..., :VOCAB], expected[..., :VOCAB], atol=FLOAT32, rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("name", ATTENTION_CHOICES)
+def test_each_choice_of_attention_and_norms_is_that_of_the_float64_model(name):
+    spec, tokens = ATTENTION_CHOICES[name], some_tokens()
+    model = make_model(spec)
+    expected = logits_of(parameters_of(model), spec, tokens)
+    np.testing.assert_allclose(model(mx.array(tokens))[..., :VOCAB], expected[..., :VOCAB], atol=FLOAT32, rtol=FLOAT32)
 
 
 @pytest.mark.parametrize("spec", [*EVERY_CHOICE[::5], GPT, LLAMA], ids=name_of)
@@ -84,6 +93,28 @@ def test_positions_tell_order_apart(spec):
     swapped = np.array([[8, 3, 5, 11]], dtype=np.int32)
     last, last_swapped = (np.array(model(mx.array(t)))[0, -1, :VOCAB] for t in (tokens, swapped))
     assert np.abs(last - last_swapped).max() > 1e-3  # five times the rounding above
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi", "learned"])
+def test_a_window_forgets_what_lies_behind_it(position):
+    """One layer sees ``window`` tokens, its own included; the second layer sees through the first as far again."""
+    tokens = some_tokens()
+    changed = tokens.copy()
+    changed[:, 0] = (changed[:, 0] + 1) % VOCAB
+    for n_layers, reach in ((1, 3), (2, 5)):
+        model = make_model(replace(LLAMA, layers=["local"], window=3, n_layers=n_layers, position=position))
+        moved = np.abs(np.array(model(mx.array(changed)) - model(mx.array(tokens)))).max(axis=-1)
+        assert (moved[:, :reach] > 1e-4).all()
+        assert (moved[:, reach:] == 0).all()  # what is masked weighs exactly nothing
+
+
+def test_operations_count_what_is_seen():
+    """Scores and mixing take 4 x width for each token seen; a window beyond the context sees the context."""
+    full, local = make_model(LLAMA).layers[0].mixer, make_model(replace(LLAMA, layers=["local"], window=4))
+    per_token = 4 * LLAMA.n_heads * LLAMA.head_dim
+    for context, seen in ((3, 3), (4, 4), (100, 4)):
+        saved = full.forward_flops(context) - local.layers[0].mixer.forward_flops(context)
+        assert saved == per_token * (context - seen)
 
 
 @pytest.mark.parametrize("position", ["sinusoidal", "learned", "rope"])
@@ -141,8 +172,10 @@ def test_dropout_keeps_the_mean():
     assert abs(dropped.mean() - 1) < 5 * standard_error
 
 
+@pytest.mark.parametrize("cap", [None, 5.0])
 @both_families
-def test_padding_is_masked_in_every_dtype(spec):
+def test_padding_is_masked_in_every_dtype(spec, cap):
+    spec = replace(spec, logit_softcap=cap)
     for dtype in (mx.float32, mx.bfloat16):
         model = make_model(spec)
         model.set_dtype(dtype)
