@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from lmexp.model.spec import ModelSpec
-from lmexp.pretrained import gpt2, llama
+from lmexp.pretrained import gemma3, gpt2, llama
 from lmexp.pretrained.settings import SpecReader
 from lmexp.pretrained.sources import Sources
 
@@ -16,7 +16,7 @@ class Family:
     Attributes:
         read: from its settings to the choices of a ``ModelSpec``.
         sources: where each of our parameters comes from.
-        ignored: regular expressions of published names that hold nothing the model needs.
+        ignored: regular expressions of published names that hold nothing the model needs; {n_layers} in them is filled.
         context_key: the key of config.json that says how many tokens it reads.
         prefix: of the names; some files hold the decoder alone and leave it out.
     """
@@ -36,10 +36,14 @@ class Family:
 
     def ignored_by(self, spec: ModelSpec) -> tuple[str, ...]:
         """Return the patterns of names that hold nothing a model of this spec needs."""
-        return (*self.ignored, r"lm_head\.weight") if spec.tie_embeddings else self.ignored
+        patterns = (*self.ignored, r"lm_head\.weight") if spec.tie_embeddings else self.ignored
+        return tuple(pattern.replace("{n_layers}", str(spec.n_layers)) for pattern in patterns)
 
 
 FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(gpt2.read, gpt2.sources, gpt2.IGNORED, "n_positions", "transformer."),
     "llama": Family(llama.read_llama, llama.sources, llama.IGNORED),
+    "mistral": Family(llama.read_mistral, llama.sources, llama.IGNORED),
+    "gemma3_text": Family(gemma3.read, gemma3.sources, ()),
+    "qwen3": Family(llama.read_qwen3, llama.sources, ()),
 }

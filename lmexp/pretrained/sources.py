@@ -55,3 +55,10 @@ def renamed(names: Mapping[str, str], parts: Sequence[str], ours: str = "", thei
         theirs: what stands before theirs.
     """
     return {f"{ours}{our}.{part}": same(f"{theirs}{their}.{part}") for our, their in names.items() for part in parts}
+
+
+def part_of_each(fused: mx.array, n_heads: int, widths: list[int], index: int) -> mx.array:
+    """Take one part of every head's rows: (n_heads x sum of widths, inputs) to (n_heads x widths[index], inputs)."""
+    heads = fused.reshape(n_heads, sum(widths), -1)
+    start = sum(widths[:index])
+    return heads[:, start : start + widths[index]].reshape(n_heads * widths[index], -1)
