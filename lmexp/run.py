@@ -20,8 +20,9 @@ from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.budget import Clock
 from lmexp.train.loop import DivergedError, Log, train
+from lmexp.train.objective import next_token_loss
 from lmexp.train.spec import CompileSpec
-from lmexp.train.step import Stepper, next_token_loss
+from lmexp.train.step import Stepper
 
 CHECKPOINT, BEST, LAST = "checkpoint", "best.safetensors", "last.safetensors"
 _WARM_UP_STEPS = 3

@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from lmexp.model.attention import Attention
 from lmexp.model.cache import Cache
-from lmexp.model.feedforward import make_feedforward
+from lmexp.model.experts import make_feedforward
 from lmexp.model.latent import LatentAttention
 from lmexp.model.spec import ModelSpec
 
@@ -60,10 +60,14 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
         """Map the residual stream (batch, time, d_model) to itself."""
+        return self.with_load(x, cache)[0]
+
+    def with_load(self, x: mx.array, cache: Cache | None) -> tuple[mx.array, mx.array | None]:
+        """Return the residual stream, and how many tokens each expert got: (n_experts,) int32, None without experts."""
         mixed = self.mixer(self.mixer_norm(x), cache)
         x = x + self.dropout(self.mixer_output_norm(mixed) if self.norms_output else mixed)
-        fed = self.feedforward(self.feedforward_norm(x))
-        return x + self.dropout(self.feedforward_output_norm(fed) if self.norms_output else fed)
+        fed, load = self.feedforward.with_load(self.feedforward_norm(x))
+        return x + self.dropout(self.feedforward_output_norm(fed) if self.norms_output else fed), load
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""

@@ -47,6 +47,10 @@ class FeedForward(nn.Module):
         """Map (batch, time, d_model) to the same shape, each token by itself."""
         return self.down(self._activation(self.up(x)))
 
+    def with_load(self, x: mx.array) -> tuple[mx.array, None]:
+        """Return the output and None: it has no experts whose load could be told."""
+        return self(x), None
+
     def forward_flops(self) -> float:
         """Return the floating-point operations for one token, forward."""
         return 2.0 * matrix_size(self)
@@ -66,15 +70,19 @@ class GatedFeedForward(nn.Module):
         """Map (batch, time, d_model) to the same shape, each token by itself."""
         return self.down(self._activation(self.gate(x)) * self.up(x))
 
+    def with_load(self, x: mx.array) -> tuple[mx.array, None]:
+        """Return the output and None: it has no experts whose load could be told."""
+        return self(x), None
+
     def forward_flops(self) -> float:
         """Return the floating-point operations for one token, forward."""
         return 2.0 * matrix_size(self)
 
 
-_ACTIVATIONS = {"gelu": gelu, "relu2": relu_squared, "swiglu": silu, "geglu": gelu}
+ACTIVATIONS = {"gelu": gelu, "relu2": relu_squared, "swiglu": silu, "geglu": gelu}
 
 
-def make_feedforward(spec: ModelSpec, index: int) -> nn.Module:
-    """Build the feed-forward of layer ``index``."""
+def make_dense(spec: ModelSpec) -> FeedForward | GatedFeedForward:
+    """Build a feed-forward that every token passes whole."""
     kind = GatedFeedForward if spec.ffn in GATED else FeedForward
-    return kind(spec, _ACTIVATIONS[spec.ffn])
+    return kind(spec, ACTIVATIONS[spec.ffn])

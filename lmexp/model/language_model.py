@@ -7,9 +7,12 @@ from itertools import repeat
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.errors import UserError
 from lmexp.model.block import Block, make_norm
 from lmexp.model.cache import Cache
-from lmexp.model.count import named_parameters
+from lmexp.model.count import n_trained
+from lmexp.model.experts import Experts
+from lmexp.model.future import FutureModule
 from lmexp.model.position import LearnedPosition, SinusoidalPosition
 from lmexp.model.spec import ADDED_POSITIONS, ModelSpec
 
@@ -40,6 +43,9 @@ class LanguageModel(nn.Module):
         self.final_norm = make_norm(spec)
         if not spec.tie_embeddings:
             self.head = nn.Linear(spec.d_model, padded_vocab_size, bias=False)
+        if spec.future_tokens:
+            _check_future(spec, context_length)
+            self.future = [FutureModule(spec) for _ in range(spec.future_tokens)]
         if padded_vocab_size > vocab_size:
             # The underscore keeps it out of the parameters.
             self._padding = mx.where(mx.arange(padded_vocab_size) < vocab_size, 0.0, PADDING_LOGIT)
@@ -61,13 +67,40 @@ class LanguageModel(nn.Module):
 
     def hidden(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Return the normed residual stream (batch, time, d_model) that ``logits`` reads; arguments as ``__call__``."""
+        return self.hidden_and_loads(tokens, caches)[0]
+
+    def hidden_and_loads(
+        self, tokens: mx.array, caches: Sequence[Cache] | None = None
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Return ``hidden``, and of each layer with experts how many tokens each of them got: (n_experts,) int32."""
         position = caches[0].position if caches else 0
         if isinstance(position, int) and position + tokens.shape[1] > self.context_length:
             raise ValueError(f"{tokens.shape[1]} tokens after {position} exceed a context of {self.context_length}")
         x = self._embed(tokens, position)
+        loads = []
         for layer, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
-            x = layer(x, cache)
-        return self.final_norm(x)
+            x, load = layer.with_load(x, cache)
+            loads.append(load)
+        return self.final_norm(x), _known(loads)
+
+    def future_hidden(self, hidden: mx.array, tokens: mx.array) -> tuple[list[mx.array], list[mx.array]]:
+        """Return what predicts tokens beyond the next, where the spec has ``future_tokens``, and loads as above.
+
+        Position t at depth k (from 1) has read the tokens up to t + k, and predicts the one at t + k + 1.
+
+        Args:
+            hidden: (batch, time, d_model), from these tokens.
+            tokens: (batch, time), the whole text from its first token on.
+
+        Returns:
+            For each depth k (batch, time - k, d_model), which ``logits`` reads; the loads of the modules' experts.
+        """
+        futures, loads = [], []
+        for depth, module in enumerate(self.future, start=1):
+            hidden, load = module(hidden[:, :-1], self._embed(tokens[:, depth:], depth))
+            futures.append(hidden)
+            loads.append(load)
+        return futures, _known(loads)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Map (..., d_model) to logits (..., padded_vocab_size), the padding masked."""
@@ -86,15 +119,33 @@ class LanguageModel(nn.Module):
         room = self.context_length if capacity is None else capacity
         return [layer.mixer.make_cache(room) for layer in self.layers]
 
+    def even_loads(self, expert_tokens: mx.array) -> None:
+        """Move the bias that balances the experts of every layer: after a training step, and at no other time.
+
+        Args:
+            expert_tokens: (routed layers, n_experts) int32, the tokens of that step, in the order of the loads.
+        """
+        for experts, tokens in zip(self._mixtures, expert_tokens, strict=True):
+            experts.router.even(tokens)
+
     @property
     def n_params(self) -> int:
-        """Every trained number, padding rows of the embedding included; a tied head counts once."""
-        return sum(array.size for _, array in named_parameters(self))
+        """Every trained number, padding rows of the embedding included; a tied head counts once.
+
+        Modules that predict further tokens count, though they serve in training only.
+        """
+        return n_trained(self)
+
+    @property
+    def n_params_active(self) -> int:
+        """``n_params`` less what predicting a text's next token does not touch: idle experts, ``future`` modules."""
+        idle = sum(layer.feedforward.n_params_idle for layer in self.layers if isinstance(layer.feedforward, Experts))
+        return self.n_params - idle - sum(n_trained(module) for module in self._futures)
 
     @property
     def n_params_non_embedding(self) -> int:
         """``n_params`` less the token embedding, learned positions and an untied output head."""
-        return sum(array.size for path, array in named_parameters(self) if not path.startswith(_EMBEDDING_PATHS))
+        return n_trained(self, without=_EMBEDDING_PATHS)
 
     @property
     def flops_per_token(self) -> float:
@@ -102,12 +153,22 @@ class LanguageModel(nn.Module):
 
         Each weight of a matrix product takes 2 forward and 4 backward, and so does each product of two activations (for
         attention 2 x time x width in a layer: scores and mixing). Time is ``context_length``; the causal half that
-        could be skipped is counted. The head's product is counted, tied or not; the embedding's lookup is none.
+        could be skipped is counted. The head's product is counted, tied or not; the embedding's lookup is none. Of
+        experts, those count that a token is sent to; modules that predict further tokens count, each with a head.
 
         Source: Chowdhery et al. 2022, "PaLM", appendix B.
         """
-        inside = sum(layer.forward_flops(self.context_length) for layer in self.layers)
-        return 3.0 * (inside + 2 * self.padded_vocab_size * self.spec.d_model)
+        inside = sum(part.forward_flops(self.context_length) for part in (*self.layers, *self._futures))
+        return 3.0 * (inside + (1 + len(self._futures)) * 2 * self.padded_vocab_size * self.spec.d_model)
+
+    @property
+    def _futures(self) -> list[FutureModule]:
+        return self.future if "future" in self else []
+
+    @property
+    def _mixtures(self) -> list[Experts]:
+        blocks = [*self.layers, *(module.block for module in self._futures)]
+        return [block.feedforward for block in blocks if isinstance(block.feedforward, Experts)]
 
     def _embed(self, tokens: mx.array, position: int | mx.array) -> mx.array:
         weight = self.embedding.weight
@@ -125,3 +186,15 @@ def _make_position(spec: ModelSpec, context_length: int) -> nn.Module:
     if spec.position == "learned":
         return LearnedPosition(context_length, spec.d_model)
     return SinusoidalPosition(context_length, spec.d_model)
+
+
+def _check_future(spec: ModelSpec, context_length: int) -> None:
+    if spec.future_tokens >= context_length:
+        raise UserError(
+            f"model.future_tokens={spec.future_tokens} looks beyond data.context_length={context_length}: "
+            f"choose {context_length - 1} or less."
+        )
+
+
+def _known(loads: Sequence[mx.array | None]) -> list[mx.array]:
+    return [load for load in loads if load is not None]

@@ -94,6 +94,8 @@ class ModelSpec:
         self._check_heads()
         self._check_position()
         self._check_latent()
+        if self.experts.n_experts and self.bias:
+            raise UserError("Experts have no biases: choose model.bias=false, or model.experts.n_experts=0.")
 
     @property
     def mixers(self) -> list[str]:

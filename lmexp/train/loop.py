@@ -91,6 +91,7 @@ class Log:
         self.points: list[dict[str, Any]] = []
         self._observe = observe
         self._losses: list[float] = []
+        self._expert_loads: list[float] = []
         self.train_loss_nats: float | None = None
         self.grad_norm: float | None = None
         self.lr: float | None = None
@@ -102,6 +103,8 @@ class Log:
             DivergedError: a loss that is not finite; the log point that shows it is kept.
         """
         self._losses += [float(result.loss_nats) for result in results]
+        loads = [result.expert_load_max_over_mean for result in results]
+        self._expert_loads += [float(load) for load in loads if load is not None]
         self.grad_norm, self.lr = float(results[-1].grad_norm), lr
         finite = math.isfinite(sum(self._losses))
         if not finite or self.due(clock.progress):
@@ -130,7 +133,7 @@ class Log:
 
     def _keep(self, clock: Clock) -> None:
         if self._losses:
-            self.train_loss_nats = sum(self._losses) / len(self._losses)
+            self.train_loss_nats = _mean(self._losses)
         before = self.points[-1] if self.points else {"tokens": 0, "seconds": clock.charged_seconds}
         seconds = clock.seconds - before["seconds"]
         self.points.append(
@@ -142,11 +145,13 @@ class Log:
                 "lr": self.lr,
                 "train_loss_nats": self.train_loss_nats if self._losses else None,
                 "grad_norm": self.grad_norm,
+                "expert_load_max_over_mean": _mean(self._expert_loads),
                 "tokens_per_second": (clock.tokens - before["tokens"]) / seconds if seconds > 0 else None,
                 "peak_memory_bytes": platform.peak_memory_bytes(),
             }
         )
         self._losses.clear()
+        self._expert_loads.clear()
 
     @property
     def latest_val_bpb(self) -> float | None:
@@ -158,3 +163,7 @@ class Log:
         """The log point with the best validation score so far."""
         scored = [point for point in self.points if math.isfinite(point.get("val_bpb", math.nan))]
         return min(scored, key=lambda point: point["val_bpb"], default=None)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

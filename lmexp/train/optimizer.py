@@ -13,7 +13,9 @@ class _MuonWithAdam(optim.MultiOptimizer):
     """Muon for the matrices of the blocks, Adam for all other weights, at a fixed ratio of Muon's rate."""
 
     def __init__(self, muon: optim.Muon, adam: optim.Adam, adam_lr_ratio: float):
-        super().__init__([muon, adam], [lambda path, weight: weight.ndim == 2 and path.startswith("layers.")])
+        super().__init__(
+            [muon, adam], [lambda path, weight: weight.ndim == 2 and path.startswith(("layers.", "future."))]
+        )
         self.adam_lr_ratio = adam_lr_ratio
 
     @property

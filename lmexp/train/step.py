@@ -1,24 +1,22 @@
 """The step: gradient, clipping, decay and update, compiled or not, in float32 or mixed precision."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
-from lmexp.model.likelihood import token_nats
+from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
+from lmexp.train.objective import Measured, Objective, load_max_over_mean
 from lmexp.train.optimizer import build_optimizer, decayed
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
-# (model, inputs, targets) -> mean loss in nats per token: what a step lowers.
-Objective = Callable[[nn.Module, mx.array, mx.array], mx.array]
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
 
@@ -36,15 +34,11 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """Lazy scalars: reading them waits for the device."""
+    """Lazy scalars: reading them waits for the device. The last is None for a model without experts."""
 
     loss_nats: mx.array
     grad_norm: mx.array
-
-
-def next_token_loss(model: nn.Module, inputs: mx.array, targets: mx.array) -> mx.array:
-    """Return the mean cost of the targets in nats per token. inputs, targets: (batch, time)."""
-    return token_nats(model(inputs), targets).mean()
+    expert_load_max_over_mean: mx.array | None = None
 
 
 class Stepper:
@@ -57,7 +51,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LanguageModel,
         objective: Objective,
         spec: OptimizerSpec,
         precision: PrecisionSpec,
@@ -81,56 +75,62 @@ class Stepper:
         mx.random.seed(stream_seed(self.seed, "dropout", index))
         inputs, targets, rate = mx.array(batch.inputs), mx.array(batch.targets), mx.array(lr)
         if self.spec.micro_batches == 1:
-            loss, norm = self._whole(inputs, targets, rate)
+            result = self._whole(inputs, targets, rate)
         else:
-            loss, norm = self._step_in_pieces(inputs, targets, rate)
-        mx.async_eval(loss, norm, self._state)
-        return StepResult(loss, norm)
+            result = self._step_in_pieces(inputs, targets, rate)
+        mx.async_eval(result, self._state)
+        return StepResult(**result)
 
-    def _whole_step(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> tuple[mx.array, mx.array]:
-        loss, gradient = self._gradient(inputs, targets)
-        return loss, self._apply_gradient(gradient, lr)
+    def _whole_step(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
+        measured, gradient = self._gradient(inputs, targets)
+        return self._apply_gradient(gradient, measured, lr)
 
-    def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> tuple[mx.array, mx.array]:
+    def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
         """Accumulate piece by piece; each piece is evaluated before the next, so that memory stays flat."""
         total = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        loss = mx.array(0.0)
+        measured = []
         for piece_in, piece_out in zip(self._pieces(inputs), self._pieces(targets), strict=True):
-            loss, total = self._accumulate(loss, total, piece_in, piece_out)
-            mx.eval(loss, total)
-        return loss, self._apply(total, lr)
+            of_piece, total = self._accumulate(total, piece_in, piece_out)
+            mx.eval(of_piece, total)
+            measured.append(of_piece)
+        return self._apply(total, _over_pieces(measured), lr)
 
     def _pieces(self, tokens: mx.array) -> Sequence[mx.array]:
         return list(mx.split(tokens, self.spec.micro_batches, axis=0))
 
-    def _accumulate_gradient(
-        self, loss: mx.array, total: Any, inputs: mx.array, targets: mx.array
-    ) -> tuple[mx.array, Any]:
+    def _accumulate_gradient(self, total: Any, inputs: mx.array, targets: mx.array) -> tuple[Measured, Any]:
         share = 1 / self.spec.micro_batches
-        piece_loss, gradient = self._gradient(inputs, targets)
-        return loss + share * piece_loss, tree_map(lambda sum_, piece: sum_ + share * piece, total, gradient)
+        measured, gradient = self._gradient(inputs, targets)
+        return measured, tree_map(lambda sum_, piece: sum_ + share * piece, total, gradient)
 
-    def _gradient(self, inputs: mx.array, targets: mx.array) -> tuple[mx.array, Any]:
-        """Return the loss and its gradient with respect to the float32 weights."""
+    def _gradient(self, inputs: mx.array, targets: mx.array) -> tuple[Measured, Any]:
+        """Return what was measured, and the gradient of the objective with respect to the float32 weights."""
 
-        def loss_of(parameters: Any) -> mx.array:
+        def loss_of(parameters: Any) -> tuple[mx.array, Measured]:
             # Casting inside the differentiated function keeps float32 master weights and float32 gradients.
             self.model.update(tree_map(lambda weight: weight.astype(self.compute_dtype), parameters))
             return self.objective(self.model, inputs, targets)
 
         parameters = self.model.trainable_parameters()
-        loss, gradient = mx.value_and_grad(loss_of)(parameters)
+        (_, measured), gradient = mx.value_and_grad(loss_of)(parameters)
         self.model.update(parameters)
-        return loss, gradient
+        return measured, gradient
 
-    def _apply_gradient(self, gradient: Any, lr: mx.array) -> mx.array:
-        """Clip, decay and update; return the norm of the gradient before clipping."""
+    def _apply_gradient(self, gradient: Any, measured: Measured, lr: mx.array) -> Measured:
+        """Clip, decay and update, then even the load of experts; return what :class:`StepResult` holds.
+
+        The norm is that of the gradient before clipping.
+        """
         gradient, norm = optim.clip_grad_norm(gradient, self.spec.clip_norm)
         parameters = self.model.trainable_parameters()
         self.model.update(tree_map(lambda weight: decayed(weight, lr * self.spec.weight_decay), parameters))
         self.optimizer.learning_rate = lr
         self.optimizer.update(self.model, gradient)
-        return norm
+        result = {"loss_nats": measured["loss_nats"], "grad_norm": norm}
+        if "expert_tokens" not in measured:
+            return result
+        self.model.even_loads(measured["expert_tokens"])
+        return result | {"expert_load_max_over_mean": load_max_over_mean(measured["expert_tokens"])}
 
     def warm(self, batches: Sequence[Batch]) -> float:
         """Take a few real steps so that every kernel is compiled, undo them, and return the seconds of the fastest.
@@ -149,7 +149,16 @@ class Stepper:
 
     def wait(self, *results: StepResult) -> None:
         """Wait until the device has finished these steps and everything before them."""
-        mx.eval([(result.loss_nats, result.grad_norm) for result in results], self._state)
+        mx.eval([vars(result) for result in results], self._state)
+
+
+def _over_pieces(measured: Sequence[Measured]) -> Measured:
+    """Put together what the pieces of a batch measured: whole numbers are counts, which add up; the rest are means."""
+    total: Measured = tree_map(lambda *parts: sum(parts), *measured)
+    return {
+        name: value if mx.issubdtype(value.dtype, mx.integer) else value / len(measured)
+        for name, value in total.items()
+    }
 
 
 def _fill(target: Any, source: Any) -> None:

@@ -1,12 +1,12 @@
 """Laws of the loop, with a made-up device and clock: what is charged, when it is evaluated, what is logged."""
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 
 from lmexp.train.budget import BudgetSpec, Clock
 from lmexp.train.loop import DivergedError, Log, train
+from lmexp.train.step import StepResult
 
 STEP_SECONDS, EVALUATION_SECONDS = 0.03, 40.0
 
@@ -14,16 +14,17 @@ STEP_SECONDS, EVALUATION_SECONDS = 0.03, 40.0
 class World:
     """A device that needs time for its steps, a wall clock, and a stepper that works on them."""
 
-    def __init__(self, losses=None):
+    def __init__(self, losses=None, expert_loads=None):
         self.wall = self.busy_until = 0.0
         self.losses = losses or itertools.repeat(2.0)
+        self.expert_loads = expert_loads or itertools.repeat(None)
         self.rates = []
 
     def step(self, index, batch, lr):
         assert index == batch
         self.busy_until = max(self.busy_until, self.wall) + STEP_SECONDS
         self.rates.append(lr)
-        return SimpleNamespace(loss_nats=next(self.losses), grad_norm=0.5)
+        return StepResult(next(self.losses), 0.5, next(self.expert_loads))
 
     def wait(self, *results):
         self.wall = max(self.wall, self.busy_until)
@@ -68,6 +69,14 @@ def test_the_rate_follows_progress():
     world = World()
     trained(world, steps=8)
     assert world.rates == [1 - k / 8 for k in range(8)]
+
+
+def test_the_load_of_experts_is_a_mean_since_the_last_log_point_and_null_without_experts():
+    _, log = trained(World(expert_loads=itertools.cycle([1.0, 4.0])), steps=400)
+    # Two steps each (further on, rounding of progress makes some of them one step or three).
+    assert [point["expert_load_max_over_mean"] for point in log.points[:20]] == [2.5] * 20
+    _, log = trained(World(), steps=4)
+    assert [point["expert_load_max_over_mean"] for point in log.points] == [None] * 4
 
 
 def test_log_points_say_what_happened():

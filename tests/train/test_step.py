@@ -8,14 +8,15 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from tiny_specs import GPT
+from tiny_specs import GPT, LLAMA
 
 from lmexp.errors import UserError
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
+from lmexp.train.objective import next_token_loss
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OPTIMIZERS, OptimizerSpec, PrecisionSpec
-from lmexp.train.step import Stepper, next_token_loss
+from lmexp.train.step import Stepper
 
 OPTIONS = {
     "adamw": {"betas": [0.9, 0.95], "eps": 1e-8},
@@ -39,11 +40,13 @@ def optimizer_spec(name="adamw", lr=0.01, micro_batches=1, weight_decay=0.1, cli
     return OptimizerSpec(name, lr, weight_decay, clip_norm, micro_batches, OPTIONS[name])
 
 
-def stepper(name="adamw", compiled=False, dropout=0.0, micro_batches=1, precision="float32", seed=3, **options):
-    model = LanguageModel(replace(SPEC, dropout=dropout), VOCABULARY, 32, TIME)
+def stepper(
+    name="adamw", compiled=False, dropout=0.0, micro_batches=1, precision="float32", seed=3, spec=SPEC, **options
+):
+    model = LanguageModel(replace(spec, dropout=dropout), VOCABULARY, 32, TIME)
     initialise(model, seed)
-    spec = optimizer_spec(name, micro_batches=micro_batches, **options)
-    return Stepper(model, next_token_loss, spec, PrecisionSpec(precision), compiled, seed)
+    optimizer = optimizer_spec(name, micro_batches=micro_batches, **options)
+    return Stepper(model, next_token_loss, optimizer, PrecisionSpec(precision), compiled, seed)
 
 
 def batch(k, size=BATCH):
@@ -190,7 +193,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     def loss(model, inputs, targets):
         logits = model(inputs)
         seen.append(logits.dtype)
-        return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
+        mean = nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
+        return mean, {"loss_nats": mean}
 
     made = stepper(precision="bfloat16")
     made.objective = loss
@@ -217,3 +221,66 @@ def test_an_unknown_option_is_refused_with_a_sentence():
     spec = OptimizerSpec("lion", 0.1, 0.0, 1.0, 1, {"betas": [0.9, 0.99], "beta3": 1})
     with pytest.raises(UserError, match="do not fit lion"):
         build_optimizer(spec)
+
+
+MIXED = replace(LLAMA, n_heads=3, d_model=12, experts=replace(LLAMA.experts, n_experts=4, width=10, balance_rate=0.05))
+
+
+def balances_of(made):
+    return {path: array for path, array in tree_flatten(made.model.parameters()) if path.endswith("router.balance")}
+
+
+def mixed_stepper(spec=MIXED, **choices):
+    return stepper("sgd", spec=spec, **choices)
+
+
+@pytest.mark.parametrize(("compiled", "pieces"), [(True, 1), (False, 4)])
+def test_the_balance_of_experts_moves_alike_however_a_step_is_taken(compiled, pieces):
+    plain, other = mixed_stepper(), mixed_stepper(compiled=compiled, micro_batches=pieces)
+    first = [plain.step(k, batch(k), 0.01) for k in range(6)]
+    second = [other.step(k, batch(k), 0.01) for k in range(6)]
+    # Whole numbers decide, so the biases are equal to the last bit (as long as no rounding sends a token elsewhere).
+    for path, balance in balances_of(plain).items():
+        assert mx.array_equal(balance, balances_of(other)[path]).item(), path
+        assert mx.abs(balance).max().item() >= 0.05 * 0.99
+    for one, another in zip(first, second, strict=True):
+        assert one.loss_nats.item() == pytest.approx(another.loss_nats.item(), rel=2e-6)  # as for dense models above
+        assert one.expert_load_max_over_mean.item() == another.expert_load_max_over_mean.item() >= 1
+
+
+def test_warming_up_and_evaluation_leave_the_balance_alone():
+    made = mixed_stepper(compiled=True)
+    made.warm([batch(90 + k) for k in range(3)])
+    assert all(not balance.any().item() for balance in balances_of(made).values())
+    made.wait(made.step(0, batch(0), 0.01))
+    before = balances_of(made)
+    made.model.eval()
+    mx.eval(made.model(mx.array(batch(1).inputs)))
+    assert len(before) == 2
+    assert all(mx.array_equal(before[path], balance) for path, balance in balances_of(made).items())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_evens_the_load_and_every_optimizer_leaves_the_bias_to_it(name):
+    def load_after(rate):
+        spec = replace(MIXED, experts=replace(MIXED.experts, balance_rate=rate))
+        made = stepper(name, spec=spec, weight_decay=0.5)
+        made.model.embedding.weight = made.model.embedding.weight + 0.05  # a direction that all tokens share,
+        for layer in made.model.layers:  # and that one expert looks for
+            layer.feedforward.router.weight[0] = 0.02
+        results = [made.step(k, batch(k), 1e-4) for k in range(60)]
+        return sum(result.expert_load_max_over_mean.item() for result in results[-10:]) / 10, balances_of(made)
+
+    unbalanced, none = load_after(0.0)
+    balanced, biases = load_after(0.005)
+    assert (len(none), len(biases)) == (0, 2)
+    assert unbalanced > 1.9  # one expert gets nearly every token; the mean is 2 of 4
+    assert balanced < unbalanced - 0.1  # tokens so alike change sides together; tests/model shows the load even
+    # Sixty steps of the rate at most, each a whole multiple of it: no decay and no gradient touched the bias.
+    for balance in biases.values():
+        steps = np.array(balance) / 0.005
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
+
+
+def test_a_dense_model_has_no_load():
+    assert stepper().step(0, batch(0), 0.01).expert_load_max_over_mean is None
