@@ -76,6 +76,24 @@ GEMMA = replace(
     rope=replace(GPT.rope, local_base=30.0, scaling="linear", factor=3.0),
 )
 LOCAL = replace(LLAMA, layers=["local"], window=4)
+EXPERTS = replace(LLAMA, experts=replace(GPT.experts, n_experts=7, n_active=2, width=13))
+# As in DeepSeek-V3: one dense layer, then 3 of 12 experts from 2 of 4 groups, and shared ones.
+GROUPED_EXPERTS = replace(
+    LLAMA,
+    experts=replace(
+        GPT.experts,
+        n_experts=12,
+        n_active=3,
+        n_shared=2,
+        shared_gate=True,
+        width=5,
+        n_dense_layers=1,
+        scores="sigmoid",
+        scale=1.7,
+        n_groups=4,
+        n_active_groups=2,
+    ),
+)
 
 # Every kind of model for which the laws of tests/model/test_model_laws.py must hold. Add yours.
 LAWFUL: dict[str, ModelSpec] = {
@@ -99,4 +117,8 @@ LAWFUL: dict[str, ModelSpec] = {
     "mla, latent narrower than a head": replace(
         GPT, layers=["mla", "gqa"], mla=LatentSpec(kv_rank=3, query_rank=None, rope_width=2, value_width=5)
     ),
+    "experts": EXPERTS,
+    "experts without gates": replace(EXPERTS, ffn="relu2", experts=replace(EXPERTS.experts, normalise=False)),
+    "experts in groups, some shared": GROUPED_EXPERTS,
+    "future": replace(EXPERTS, future_tokens=2),
 }

@@ -105,6 +105,8 @@ class ExpertStack(nn.Module):
         """
 
         def passed(rows: mx.array, matrices: mx.array) -> mx.array:
+            if rows.dtype != mx.float32 and mx.default_device() == mx.cpu:
+                return rows @ matrices[owners].swapaxes(1, 2)  # copies matrices, but gather_mm is float32 only there
             return mx.gather_mm(rows, matrices.swapaxes(1, 2), rhs_indices=owners, sorted_indices=in_order)
 
         raised = passed(blocks, self.up)
