@@ -106,13 +106,13 @@ STEP_SCHEMA = _schema(
         "lr": (_REAL, "learning rate of the last step"),
         "train_loss_nats": (_REAL, "nats/token, mean since the previous log point"),
         "grad_norm": (_REAL, "global norm of the last step's gradient, before clipping"),
+        "val_bpb": (_REAL, "bits/byte"),
+        "tokens_per_second": (_REAL, "tokens/s since the previous log point"),
+        "peak_memory_bytes": (_WHOLE, "bytes"),
         "expert_load_max_over_mean": (
             _REAL,
             "busiest expert's tokens over the mean, in the worst layer; mean since the previous log point",
         ),
-        "val_bpb": (_REAL, "bits/byte"),
-        "tokens_per_second": (_REAL, "tokens/s since the previous log point"),
-        "peak_memory_bytes": (_WHOLE, "bytes"),
     }
 )
 
