@@ -236,6 +236,71 @@ class WindowCache(RowsCache):
         return type(self)(capacity, self.window)
 
 
+class RecurrentCache:
+    """The memory of one layer that sums up all tokens seen so far in arrays whose size does not grow.
+
+    Attributes:
+        position: of the next token; (batch,) int32 where rows have different lengths.
+        state: arrays of the mixer's own making, rows of the batch on their first axis; empty before the first token.
+    """
+
+    def __init__(self) -> None:
+        self.position: int | mx.array = 0
+        self.state: list[mx.array] = []
+
+    def update(self, n_tokens: int, *state: mx.array) -> None:
+        """Replace the memory by what it became after so many more tokens."""
+        self.position = self.position + n_tokens
+        self.state = list(state)
+
+    def arrays(self) -> list[mx.array]:
+        """Return what is stored (nothing before the first token): evaluate it to cut the graph that led to it."""
+        return [*self.state, *([] if isinstance(self.position, int) else [self.position])]
+
+    def copy(self) -> Self:
+        """Return a cache of the same content that goes on by itself; an update replaces arrays and writes into none."""
+        twin = type(self)()
+        twin.position, twin.state = self.position, list(self.state)
+        return twin
+
+    def take(self, rows: mx.array) -> None:
+        """Keep these rows, (n_rows,) int32, in this order; a row may be taken more than once, or not at all."""
+        self.state = [array[rows] for array in self.state]
+        if not isinstance(self.position, int):
+            self.position = self.position[rows]
+
+    def rewind(self, n_tokens: int) -> None:
+        """Do nothing for 0 tokens, the only number that such a memory can forget.
+
+        Raises:
+            ValueError: any other number.
+        """
+        if not self.can_rewind(n_tokens):
+            raise ValueError(
+                f"a recurrent memory cannot forget its latest {n_tokens} tokens: keep a copy to go back to"
+            )
+
+    def can_rewind(self, n_tokens: int) -> bool:
+        """Tell whether that many of the latest tokens can be forgotten: none can be, one by one."""
+        return n_tokens == 0
+
+    @classmethod
+    def merge(cls, caches: Sequence[Self]) -> Self:
+        """Put caches of any lengths, each of one row or more, into one batch, in this order.
+
+        Raises:
+            ValueError: one of them is still empty.
+        """
+        if not all(cache.state for cache in caches):
+            raise ValueError("only caches that hold tokens can be merged")
+        merged = cls()
+        merged.state = [mx.concatenate(list(arrays)) for arrays in zip(*(cache.state for cache in caches), strict=True)]
+        positions = mx.concatenate([mx.broadcast_to(cache.position, cache.state[0].shape[:1]) for cache in caches])
+        lowest, highest = cast(list[int], mx.stack([positions.min(), positions.max()]).tolist())
+        merged.position = lowest if lowest == highest else positions
+        return merged
+
+
 def _room_for(rows: mx.array, capacity: int) -> mx.array:
     batch, heads, _, width = rows.shape
     return mx.zeros((batch, heads, capacity, width), dtype=rows.dtype)
