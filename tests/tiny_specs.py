@@ -95,6 +95,10 @@ GROUPED_EXPERTS = replace(
     ),
 )
 
+# The first token's output of a head is its value times (query . key), which the head's norm brings to length 1: where
+# the product is about 0, only the norm's epsilon keeps that from jumping between v and -v at a rounding error.
+DELTA = replace(LLAMA, layers=["delta"], norm_epsilon=0.01, delta=DeltaSpec(2, 6, 10, 7, convolution_width=4))
+
 # Every kind of model for which the laws of tests/model/test_model_laws.py must hold. Add yours.
 LAWFUL: dict[str, ModelSpec] = {
     "gpt": GPT,
@@ -121,4 +125,9 @@ LAWFUL: dict[str, ModelSpec] = {
     "experts without gates": replace(EXPERTS, ffn="relu2", experts=replace(EXPERTS.experts, normalise=False)),
     "experts in groups, some shared": GROUPED_EXPERTS,
     "future": replace(EXPERTS, future_tokens=2),
+    "delta": replace(DELTA, position="none", delta=GPT.delta),
+    "delta among attention": replace(DELTA, n_layers=3, layers=["delta", "delta", "gqa"]),
+    "delta, wide convolution, biases": replace(
+        DELTA, layers=["gqa", "delta"], position="learned", bias=True, delta=DeltaSpec(2, 4, 7, 3, convolution_width=6)
+    ),
 }

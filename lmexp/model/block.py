@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from lmexp.model.attention import Attention
 from lmexp.model.cache import Cache
+from lmexp.model.delta import DeltaNet
 from lmexp.model.experts import make_feedforward
 from lmexp.model.latent import LatentAttention
 from lmexp.model.spec import ModelSpec
@@ -29,6 +30,7 @@ class Mixer(Protocol):
 def make_mixer(spec: ModelSpec, index: int) -> Mixer:
     """Build the mixer of layer ``index``."""
     kinds: dict[str, Any] = {  # each mixer reads the cache that it makes
+        "delta": DeltaNet,
         "gqa": Attention,
         "local": partial(Attention, window=spec.window),
         "mla": LatentAttention,

@@ -107,6 +107,16 @@ class DeltaSpec:
         names = ("key_heads", "value_heads", "key_width", "value_width", "convolution_width")
         _check_at_least_one("model.delta", self, names)
 
+    def heads(self, n_heads: int) -> tuple[int, int]:
+        """Return the heads of keys and of values, in a model whose attention has ``n_heads``."""
+        keys = n_heads if self.key_heads is None else self.key_heads
+        return keys, keys if self.value_heads is None else self.value_heads
+
+    def widths(self, head_width: int) -> tuple[int, int]:
+        """Return the widths of one key and of one value, in a model whose attention has heads of ``head_width``."""
+        key = head_width if self.key_width is None else self.key_width
+        return key, key if self.value_width is None else self.value_width
+
 
 @dataclass(frozen=True)
 class ExpertsSpec:

@@ -168,6 +168,9 @@ class ModelSpec:
             raise UserError(_indivisible("n_heads", self.n_heads, "d_model", self.d_model))
         if self.n_heads % self.kv_heads:
             raise UserError(_indivisible("n_kv_heads", self.kv_heads, "n_heads", self.n_heads))
+        key_heads, value_heads = self.delta.heads(self.n_heads)
+        if "delta" in self.mixers and value_heads % key_heads:
+            raise UserError(_indivisible("delta.key_heads", key_heads, "delta.value_heads", value_heads))
 
     def _check_position(self) -> None:
         if self.position == "rope" and (self.head_dim * self.rope.share) % 2:
