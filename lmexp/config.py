@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from lmexp import results
+from lmexp.benchmark.spec import DecodeSpec
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
 from lmexp.files import write_text
@@ -41,6 +42,7 @@ SECTIONS: Mapping[str, type] = {
     "compile": CompileSpec,
     "precision": PrecisionSpec,
     "budget": BudgetSpec,
+    "decode": DecodeSpec,
 }
 
 
@@ -58,6 +60,7 @@ class RunConfig:
     compile: CompileSpec
     precision: PrecisionSpec
     budget: BudgetSpec
+    decode: DecodeSpec
     data_fingerprint: str
     overrides: tuple[str, ...]
     plan_sha256: str | None
@@ -68,6 +71,11 @@ class RunConfig:
             raise UserError(
                 f"optimizer.micro_batches={self.optimizer.micro_batches} does not divide "
                 f"data.batch_size={self.data.batch_size}; choose a divisor."
+            )
+        if self.decode.n_tokens is not None and self.decode.n_tokens > self.data.context_length:
+            raise UserError(
+                f"decode.n_tokens={self.decode.n_tokens} is more than the model sees at once: "
+                f"add data.context_length={self.decode.n_tokens}."
             )
 
     @property

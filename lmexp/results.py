@@ -78,6 +78,10 @@ RUN_SCHEMA = _schema(
         "val_bpb_best": (_REAL, "bits/byte, best of the evaluations"),
         "step_at_best": (_WHOLE, "optimizer steps"),
         "test_bpb": (_REAL, "bits/byte, at the best checkpoint"),
+        "decode_tokens_per_second": (_REAL, "tokens/s, of one sequence generated token by token"),
+        "cache_bytes_per_token_per_layer": (_REAL, "bytes, of the arrays that the caches hold"),
+        "decode_peak_memory_bytes": (_WHOLE, "bytes held by MLX's allocator at the peak of the generation"),
+        "longest_length_tokens": (_WHOLE, "tokens of the longest sequence within the memory limit"),
         "probe_before": (_REAL, "probe units/s before the run"),
         "probe_after": (_REAL, "probe units/s after the run"),
     }

@@ -11,6 +11,8 @@ from typing import Any
 import mlx.core as mx
 
 from lmexp import STARTED_AT, platform, results
+from lmexp.benchmark.generation import time_generation
+from lmexp.benchmark.longest import Task, longest_length
 from lmexp.config import FrozenRun, RunConfig, save
 from lmexp.data import Batches, Dataset, Split, fingerprint, load_dataset
 from lmexp.errors import UserError
@@ -67,7 +69,13 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
         _check_text(frozen.config)
         dataset = load_dataset(frozen.config.data)
         with platform.device_lock(on_wait=lambda holder: observe(Observation(f"waiting for {holder}"))):
-            _measure(frozen, dataset, row, log, observe)
+            observe(Observation("probing the machine"))
+            row["probe_before"] = platform.probe()
+            if frozen.config.decode.n_tokens is None:
+                _train(frozen, dataset, row, log, observe)
+            else:
+                _decode(frozen.config, dataset, row, observe)
+            row["probe_after"] = platform.probe()
         row["status"] = "ok"
     except BaseException as error:
         row["status"], row["error"] = _status(error), _sentence(error)
@@ -81,12 +89,9 @@ def run(frozen: FrozenRun, observe: Observe) -> dict[str, Any]:
     return row
 
 
-def _measure(frozen: FrozenRun, dataset: Dataset, row: dict[str, Any], log: Log, observe: Observe) -> None:
+def _train(frozen: FrozenRun, dataset: Dataset, row: dict[str, Any], log: Log, observe: Observe) -> None:
     """Do the work. ``row`` is filled as soon as something is known, so that an interrupted run keeps it."""
     config = frozen.config
-    observe(Observation("probing the machine"))
-    row["probe_before"] = platform.probe()
-
     observe(Observation("compiling and warming up"))
     started = time.perf_counter()
     model = build_model(config, dataset)
@@ -120,7 +125,32 @@ def _measure(frozen: FrozenRun, dataset: Dataset, row: dict[str, Any], log: Log,
     evaluate.checkpoint.save(LAST)
     model.load_weights(str(evaluate.checkpoint.path(BEST)))
     row["test_bpb"] = make_judge(config, dataset, model, dataset.test, compiled.evaluation)().bits_per_byte
-    row["probe_after"] = platform.probe()
+
+
+def _decode(config: RunConfig, dataset: Dataset, row: dict[str, Any], observe: Observe) -> None:
+    """Generate against the clock; the model is as it starts out, since what it says does not change what it costs."""
+    n_tokens, limit = config.decode.n_tokens, config.decode.memory_limit_bytes
+    assert n_tokens is not None
+    model = build_model(config, dataset)
+    row |= {"n_params": model.n_params, "n_params_non_embedding": model.n_params_non_embedding}
+    model.set_dtype(getattr(mx, config.precision.compute))
+    mx.eval(model.parameters())
+
+    def tell(count: int, tokens_per_second: float) -> None:
+        left = (n_tokens - count) / tokens_per_second
+        observe(Observation("generating", count / n_tokens, tokens_per_second=tokens_per_second, seconds_left=left))
+
+    observe(Observation("generating", progress=0.0))
+    found = time_generation(model, int(dataset.val.tokens[0]), n_tokens, tell)
+    row |= {
+        "decode_tokens_per_second": found.tokens_per_second,
+        "cache_bytes_per_token_per_layer": found.cache_bytes_per_token_per_layer,
+        "decode_peak_memory_bytes": found.peak_memory_bytes,
+    }
+    if limit is not None:
+        observe(Observation("looking for the longest sequence", progress=1.0))
+        sizes = (model.vocab_size, model.padded_vocab_size, model.context_length)
+        row["longest_length_tokens"] = longest_length(Task(config.model, *sizes, config.precision.compute, limit))
 
 
 def _check_text(config: RunConfig) -> None:

@@ -65,9 +65,13 @@ def _with_seed(config: RunConfig, seed: int) -> str:
 
 def summarise(frozen: FrozenRun, row: dict[str, Any], console: Console) -> None:
     """Print the result against its baselines, a sample, where the rows lie, and what to type next."""
-    console.print(_scores(frozen, row))
-    console.print(_facts(row), highlight=False)
-    console.print(Panel(Text(_sample(frozen)), title="a sample", title_align="left", width=min(console.width, 88)))
+    if frozen.config.decode.n_tokens is None:
+        console.print(_scores(frozen, row))
+        console.print(_facts(row), highlight=False)
+        console.print(Panel(Text(_sample(frozen)), title="a sample", title_align="left", width=min(console.width, 88)))
+    else:
+        console.print(_costs(frozen.config, row))
+        console.print(_size(row) + ", as they start out: nothing was trained.", highlight=False)
     console.print(f"Rows: {frozen.folder}", highlight=False)
     console.print("Next:", style="bold")
     for command in _next_commands(frozen):
@@ -96,8 +100,30 @@ def _scores(frozen: FrozenRun, row: dict[str, Any]) -> Table:
     return table
 
 
+def _costs(config: RunConfig, row: dict[str, Any]) -> Table:
+    """Return a table of what the generation of one sequence cost."""
+    table = Table(title=f"{row['arm']}, seed {row['seed']}", title_justify="left", title_style="bold")
+    table.add_column(f"one sequence of {config.decode.n_tokens:,} tokens")
+    table.add_column("", justify="right")
+    table.add_row("generated", f"{row['decode_tokens_per_second']:,.1f} tokens/s")
+    table.add_row("peak memory, weights included", _mebibytes(row["decode_peak_memory_bytes"]))
+    table.add_row("cache per token and layer", f"{row['cache_bytes_per_token_per_layer']:,.0f} bytes")
+    if row["longest_length_tokens"] is not None:
+        limit = _mebibytes(config.decode.memory_limit_bytes or 0)
+        table.add_row(f"longest sequence within {limit}", f"{row['longest_length_tokens']:,} tokens")
+    return table
+
+
+def _mebibytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"
+
+
+def _size(row: dict[str, Any]) -> str:
+    return f"{row['n_params']:,} parameters ({row['n_params_non_embedding']:,} without embeddings)"
+
+
 def _facts(row: dict[str, Any]) -> str:
-    size = f"{row['n_params']:,} parameters ({row['n_params_non_embedding']:,} without embeddings)"
+    size = _size(row)
     work = f"{row['steps']:,} steps, {row['tokens']:,} tokens in {duration(row['train_seconds'])} of training"
     best = (
         ""
@@ -108,8 +134,9 @@ def _facts(row: dict[str, Any]) -> str:
 
 
 def _next_commands(frozen: FrozenRun) -> Iterator[str]:
-    prompt = ' --prompt "ROMEO:"' if "shakespeare" in frozen.config.data.corpus else ""
-    yield f"lmexp generate {frozen.folder}{prompt}"
+    if frozen.config.decode.n_tokens is None:  # else there are no weights
+        prompt = ' --prompt "ROMEO:"' if "shakespeare" in frozen.config.data.corpus else ""
+        yield f"lmexp generate {frozen.folder}{prompt}"
     if frozen.config.experiment == "quickstart":
         yield "lmexp run model=llama_small budget.seconds=120"
         yield "lmexp run -m experiment=gpt_to_llama          (18 runs of five minutes; stop and resume at will)"

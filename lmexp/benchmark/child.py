@@ -1,0 +1,50 @@
+"""``python -m lmexp.benchmark.child``: answers on standard output whether sequences of given lengths fit.
+
+Standard input holds a pickled task, then one length a line. Where the operating system enforces the limit, this process
+dies of a length that does not fit; see :func:`lmexp.benchmark.longest.longest_length`.
+"""
+
+import pickle
+import sys
+
+from lmexp import platform
+from lmexp.benchmark.longest import Task, is_enforced
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    task = pickle.load(sys.stdin.buffer)
+    platform.prepare()
+    if is_enforced():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (task.memory_limit_bytes, task.memory_limit_bytes))
+    _answer(task)
+
+
+def _answer(task: Task) -> None:
+    import mlx.core as mx
+
+    from lmexp.benchmark.generation import next_token, skip
+    from lmexp.model.language_model import LanguageModel
+
+    model = LanguageModel(task.spec, task.vocab_size, task.padded_vocab_size, task.context_length)
+    model.set_dtype(getattr(mx, task.dtype))
+    model.eval()
+    mx.eval(model.parameters())
+    for line in sys.stdin.buffer:
+        length = int(line)
+        model.context_length = max(length, task.context_length)  # more than it was made for: memory is the limit here
+        mx.reset_peak_memory()
+        caches, token = model.make_caches(length - 1), mx.array([[0]])
+        mx.eval(next_token(model, caches, token))
+        skip(caches, length - 3)
+        mx.eval(next_token(model, caches, token))
+        fits = is_enforced() or mx.get_peak_memory() <= task.memory_limit_bytes
+        del caches
+        mx.clear_cache()
+        print("fits" if fits else "too long", flush=True)
+
+
+if __name__ == "__main__":
+    main()
