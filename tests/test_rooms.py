@@ -44,7 +44,7 @@ ROOMS = {
     "train": {"model", "platform"},
     "judge": {"model"},
     "decoding": {"model"},
-    "benchmark": {"model", "platform"},
+    "benchmark": {"decoding", "model", "platform"},
     "config": {"benchmark", "data", "lock", "model", "plan", "results", "train"},
     "compose": {"config", "lock", "plan"},
     "pretrained": {"data", "model"},

@@ -1,14 +1,16 @@
 """One sequence generated token by token: its speed, its cache, its memory."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import mlx.core as mx
 
 from lmexp import platform
 from lmexp.benchmark.spec import UNCOUNTED_TOKENS
+from lmexp.decoding.decoder import Decoder
+from lmexp.decoding.options import Sampling
+from lmexp.decoding.sampling import row_keys
 from lmexp.model.cache import Cache, RowsCache
 from lmexp.model.language_model import LanguageModel
 
@@ -21,7 +23,7 @@ class Generation:
 
     Attributes:
         tokens_per_second: without the first ``UNCOUNTED_TOKENS``.
-        cache_bytes_per_token_per_layer: of the arrays that the caches hold at the end, each token in them counted once.
+        cache_bytes_per_token_per_layer: of the arrays that the caches hold at the end, by the tokens of the sequence.
         peak_memory_bytes: weights, caches and all between, at the peak; see :func:`lmexp.platform.peak_memory_bytes`.
     """
 
@@ -41,10 +43,10 @@ def time_generation(model: LanguageModel, prompt: int, n_tokens: int, tell: Call
     """
     model.eval()
     _rehearse(model, n_tokens)
-    caches = model.make_caches(n_tokens - 1)
+    decoder = Decoder(model, [[prompt]], n_tokens - 1, Sampling(temperature=0.0), row_keys(seed=0, n_rows=1))
     platform.reset_peak_memory()
     counted_from = told_at = 0.0
-    for count, _ in enumerate(_likeliest(model, caches, prompt, n_tokens - 1), start=1):
+    for count, _ in enumerate(decoder, start=1):
         now = time.perf_counter()  # the token is known, so the device has come as far
         if count == UNCOUNTED_TOKENS:
             counted_from = told_at = now
@@ -52,9 +54,10 @@ def time_generation(model: LanguageModel, prompt: int, n_tokens: int, tell: Call
             told_at = now
             tell(count + 1, (count - UNCOUNTED_TOKENS) / (now - counted_from))
     seconds = time.perf_counter() - counted_from
+    stored = sum(array.nbytes for cache in decoder.caches for array in cache.arrays())
     return Generation(
         tokens_per_second=(n_tokens - 1 - UNCOUNTED_TOKENS) / seconds,
-        cache_bytes_per_token_per_layer=_cache_bytes(caches) / (n_tokens - 1) / len(caches),
+        cache_bytes_per_token_per_layer=stored / n_tokens / len(decoder.caches),
         peak_memory_bytes=platform.peak_memory_bytes(),
     )
 
@@ -67,19 +70,6 @@ def skip(caches: Sequence[Cache], n_tokens: int) -> None:
     for cache in caches:
         if isinstance(cache, RowsCache):  # other kinds take the same memory and time however long the text
             cache.length += n_tokens
-
-
-def _likeliest(model: LanguageModel, caches: Sequence[Cache], prompt: int, n_tokens: int) -> Iterator[int]:
-    """Yield each token as soon as it is known; the device is at the next one by then."""
-    token, pending = mx.array([[prompt]]), None
-    for _ in range(n_tokens):
-        token = next_token(model, caches, token)
-        mx.async_eval(token)
-        if pending is not None:
-            yield cast(int, pending.item())
-        pending = token
-    if pending is not None:
-        yield cast(int, pending.item())
 
 
 def next_token(model: LanguageModel, caches: Sequence[Cache], token: mx.array) -> mx.array:
@@ -96,7 +86,3 @@ def _rehearse(model: LanguageModel, n_tokens: int) -> None:
         skip(caches, length - 1)
         mx.eval(next_token(model, caches, token))
         length *= 2
-
-
-def _cache_bytes(caches: Sequence[Cache]) -> int:
-    return sum(array.nbytes for cache in caches for array in cache.arrays())

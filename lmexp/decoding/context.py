@@ -50,6 +50,11 @@ class Context:
         self._capacity = min(model.context_length, max(self._lengths) + n_tokens)
         self._caches, self.logits = _join(list(self._read(range(len(texts)))))
 
+    @property
+    def caches(self) -> list[Cache]:
+        """What the model remembers of the rows, one cache per layer."""
+        return self._caches
+
     def append(self, tokens: mx.array) -> None:
         """Add one token to each row, (rows,) int32, and find what follows it. Waits for no token, but see ``keep``."""
         self._appended.append(tokens)

@@ -9,6 +9,7 @@ from lmexp.decoding.context import Context, check_texts
 from lmexp.decoding.options import Sampling
 from lmexp.decoding.sampling import also_seen, log_probabilities, sample, seen_in, token_keys
 from lmexp.errors import UserError
+from lmexp.model.cache import Cache
 from lmexp.model.language_model import LanguageModel
 
 
@@ -66,6 +67,12 @@ class Decoder:
         if sampling.repetition_penalty is not None:
             self._seen = seen_in(self._prompts, model.vocab_size)
         self._finished: set[int] = set()
+        self._context: Context | None = None
+
+    @property
+    def caches(self) -> list[Cache]:
+        """What the model remembers of the rows, one cache per layer; none before the first token."""
+        return [] if self._context is None else self._context.caches
 
     def finish(self, row: int) -> None:
         """Let a row leave the batch: no more of its tokens are wanted."""
@@ -75,7 +82,7 @@ class Decoder:
         """Yield one token of each row that is not finished."""
         if self._n_tokens == 0:
             return
-        context = self._begin()
+        context = self._context = self._begin()
         step = self._draw(context, list(range(len(self._prompts))), 0)
         for index in range(1, self._n_tokens):
             context.append(step.tokens)
