@@ -1,7 +1,6 @@
 """The plans that ship: what their criteria can and cannot say at once, what their arms differ in, what they claim."""
 
-import re
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,7 +10,8 @@ from lmexp.compose import cell_overrides, compose_run, value_of
 from lmexp.config import SECTIONS
 from lmexp.criteria import And, Comparison, comparisons, parse
 from lmexp.lock import cell_key
-from lmexp.plan import NO_TEST, cells, confirmation_cells, read_plan
+from lmexp.model.count import named_parameters
+from lmexp.plan import cells, confirmation_cells, read_plan
 from lmexp.sweep import expand
 
 HYPOTHESES = {
@@ -21,7 +21,6 @@ HYPOTHESES = {
     "mla_kv_cache": ["H1", "H2", "H3"],
     "five_minutes": ["H1", "H2"],
 }
-RUNNABLE = [name for name in HYPOTHESES if name != "mla_kv_cache"]
 # At most one of each group can be supported.
 RIVALS = {
     "gpt_to_llama": ["H1", "H2", "H3", "H4"],
@@ -297,10 +296,10 @@ def configs():
         plan = read_plan(name)
         return {arm: compose_run(cell_overrides(plan, arm, plan.seeds[0], [])).config for arm in plan.arms}
 
-    return {name: compose(name) for name in RUNNABLE}
+    return {name: compose(name) for name in HYPOTHESES}
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", HYPOTHESES)
 def test_a_plan_can_be_locked(name, configs, monkeypatch):
     plan = read_plan(name)
     frozen = {cell_key(arm, plan.seeds[0]): config for arm, config in configs[name].items()}
@@ -404,7 +403,7 @@ def test_five_minutes_changes_one_thing_per_arm(configs):
     assert (spec.d_model, spec.n_layers, arms["baseline"].budget.seconds) == (64, 2, 300)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", HYPOTHESES)
 def test_every_arm_of_a_plan_has_the_same_budget(name, configs):
     budgets = {config.budget for config in configs[name].values()}
     assert len(budgets) == 1
@@ -414,7 +413,13 @@ def test_every_arm_of_a_plan_has_the_same_budget(name, configs):
 
 @pytest.mark.parametrize(
     ("name", "n_sweep", "n_judged"),
-    [("gpt_to_llama", 18, 18), ("compile_coverage", 27, 27), ("optimizer_sweep", 69, 20), ("five_minutes", 36, 10)],
+    [
+        ("gpt_to_llama", 18, 18),
+        ("compile_coverage", 27, 27),
+        ("optimizer_sweep", 69, 20),
+        ("five_minutes", 36, 10),
+        ("mla_kv_cache", 50, 50),
+    ],
 )
 def test_the_number_of_runs_is_what_the_comments_say(name, n_sweep, n_judged):
     plan = read_plan(name)
@@ -426,45 +431,30 @@ def test_the_number_of_runs_is_what_the_comments_say(name, n_sweep, n_judged):
         assert {cell.seed for cell in confirmation_cells(plan)} == set(plan.confirmation.seeds)
 
 
-def test_the_plan_for_mla_names_exactly_what_is_missing():
-    plan = read_plan("mla_kv_cache")
-    two = {arm: plan.arms[arm] for arm in ("mha-8k", "mla-8k")}  # the other lengths need the same keys
-    assert {item.partition("=")[0] for arm in two.values() for item in arm} == {
-        item.partition("=")[0] for arm in plan.arms.values() for item in arm
-    }
-    untested = replace(plan.analysis, omnibus=NO_TEST)  # the two-way test wants the whole grid
-    found = preregister.problems(replace(plan, arms=two, analysis=untested))
-    missing = [match[1] for problem in found if (match := re.search(r"Unknown [^']* '([^']+)'", problem))]
-    assert len(missing) == len(found)  # nothing else is wrong with it
-    assert sorted(missing) == [
-        "cache_bytes_per_token_per_layer",
-        "decode",
-        "decode_peak_memory_bytes",
-        "decode_tokens_per_second",
-        "longest_length_tokens",
-        "model.kv_rank",
-        "model.mixer",
-        "model.rope_width",
-    ]
+def test_mla_kv_cache_matches_parameters_and_counts_its_cache(configs):
+    from lmexp.model.language_model import LanguageModel
+
+    arms = configs["mla_kv_cache"]
+    mha, mla = arms["mha-8k"].model, arms["mla-8k"].model
+    assert (mha.n_heads, mha.head_dim, mha.kv_heads, mha.d_model, mha.n_layers) == (16, 32, 16, 512, 4)
+    assert (mla.mla.kv_rank, mla.mla.rope_width) == (4 * 32, 32 // 2)  # DeepSeek-V2's proportions
+    assert (mla.mla.kv_rank + mla.mla.rope_width) / (2 * 16 * 32) == pytest.approx(0.141, abs=5e-4)
+    matrices = {}
+    for name, spec in (("mha", mha), ("mla", mla)):
+        layer = LanguageModel(spec, 64, 64, 16).layers[0]
+        matrices[name] = sum(array.size for _, array in named_parameters(layer) if array.ndim == 2)
+    assert matrices == {"mla": 3_145_728, "mha": 3_149_824}  # the comment's figures
 
 
-def test_the_plan_for_mla_matches_parameters_and_counts_its_cache():
-    plan = read_plan("mla_kv_cache")
-    given = dict(item.split("=") for item in plan.arms["mla-8k"])
-    known = [item for item in plan.base if not item.startswith("decode")]
-    mha, mla = (
-        compose_run([*known, *more]).config.model
-        for more in ([], [f"model.ffn_expansion={given['model.ffn_expansion']}"])
-    )
-    rank, rope = int(given["model.kv_rank"]), int(given["model.rope_width"])
-    width, heads, head = mha.d_model, mha.n_heads, mha.head_dim
-    assert (heads, head, mha.kv_heads) == (16, 32, 16)
-    assert (rank, rope) == (4 * head, head // 2)  # DeepSeek-V2's proportions
-    assert (rank + rope) / (2 * heads * head) == pytest.approx(0.141, abs=5e-4)
-    queries_and_output = width * heads * (head + rope) + heads * head * width
-    latent = width * (rank + rope) + 2 * rank * heads * head
-    one_layer = {
-        "mla": queries_and_output + latent + 3 * width * mla.hidden_width,
-        "mha": 4 * width * width + 3 * width * mha.hidden_width,
+def test_mla_kv_cache_varies_the_mixer_and_the_length_alone(configs):
+    arms = configs["mla_kv_cache"]
+    lengths = {"512": 512, "1k": 1024, "2k": 2048, "4k": 4096, "8k": 8192}
+    assert {arm: config.decode.n_tokens for arm, config in arms.items()} == {
+        f"{mixer}-{name}": length for mixer in ("mha", "mla") for name, length in lengths.items()
     }
-    assert one_layer == {"mla": 3_145_728, "mha": 3_149_824}  # the comment's figures
+    assert 5 * sum(config.decode.n_tokens for config in arms.values()) == 158_720  # the comment's figure
+    assert {config.decode.memory_limit_bytes for config in arms.values()} == {1 << 30}
+    assert differing(arms["mha-512"], arms["mha-8k"]) == {"decode.n_tokens"}
+    assert differing(arms["mla-512"], arms["mla-8k"]) == {"decode.n_tokens"}
+    assert differing(arms["mla-8k"], arms["mha-8k"]) == {"model.layers", "model.mla", "model.ffn_expansion"}
+    assert {config.precision.compute for config in arms.values()} == {"float32"}

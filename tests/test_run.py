@@ -47,7 +47,7 @@ def test_a_run_writes_every_row_and_file(small, tmp_path):
     stored = results.read_row(tmp_path / "run")
     assert row["status"] == stored["status"] == "ok"
     unmeasured = {name for name, value in stored.items() if value is None}
-    # A budget in steps has no seconds; an ad hoc run has no plan; nothing went wrong.
+    # A budget in steps has no seconds; an ad hoc run has no plan; nothing went wrong; training decodes nothing.
     assert unmeasured <= {
         "error",
         "warnings",
@@ -57,6 +57,10 @@ def test_a_run_writes_every_row_and_file(small, tmp_path):
         "budget_seconds",
         "git_commit",
         "git_dirty",
+        "decode_tokens_per_second",
+        "cache_bytes_per_token_per_layer",
+        "decode_peak_memory_bytes",
+        "longest_length_tokens",
     }
     assert (stored["steps"], stored["tokens"]) == (10, 10 * 4 * 12)
     assert stored["tokens_per_second"] == pytest.approx(480 / stored["train_seconds"])

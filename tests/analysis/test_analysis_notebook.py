@@ -12,7 +12,6 @@ from analysis_rows import make_runs, make_steps
 from nbclient import NotebookClient
 
 import lmexp.analysis
-from lmexp import results
 from lmexp.lock import append, sealed
 from lmexp.plan import find_plans, read_plan
 from lmexp.results import write_run, write_steps
@@ -149,8 +148,8 @@ def test_a_notebook_runs(name, n_pictures, words, tmp_path, monkeypatch):
     assert "INADMISSIBLE" not in shown
 
 
-def test_the_notebook_for_mla_runs_once_its_measures_exist(tmp_path, monkeypatch):
-    _, runs = prepared("mla_kv_cache", tmp_path, monkeypatch)
+def test_the_notebook_for_mla_runs(tmp_path, monkeypatch):
+    plan, runs = prepared("mla_kv_cache", tmp_path, monkeypatch)
     generator = np.random.Generator(np.random.PCG64(2))
     latent = runs["arm"].str.startswith("mla")
     for metric, scale, factor in (
@@ -160,8 +159,7 @@ def test_the_notebook_for_mla_runs_once_its_measures_exist(tmp_path, monkeypatch
         ("longest_length_tokens", 1e5, 4),
     ):
         runs[metric] = scale * np.where(latent, factor, 1) * generator.normal(1, 0.01, len(runs))
-    # No run measures these yet, and a store has no column for them.
-    monkeypatch.setattr(results, "read_runs", lambda root: runs)
+    stored(tmp_path / "results", plan, runs)
     shown = "".join(shown_by(NOTEBOOKS["mla_kv_cache"]))
     assert shown.count("SUPPORTED") == 2 * 2  # H1 and H3, and the same without intervals beside each
     assert shown.count("FALSIFIED") == 2

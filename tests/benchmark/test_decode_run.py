@@ -12,6 +12,7 @@ from rich.console import Console
 from tiny_specs import GPT, LAWFUL, LLAMA
 
 from lmexp import results
+from lmexp import run as run_room
 from lmexp.benchmark import longest
 from lmexp.benchmark.generation import next_token, skip, time_generation
 from lmexp.benchmark.longest import Task, longest_length
@@ -25,6 +26,12 @@ from lmexp.single import summarise
 N_TOKENS, VOCAB = 24, 29
 MLA = replace(LLAMA, layers=["mla"])
 DECODE = ("decode=benchmark", f"decode.n_tokens={N_TOKENS}", f"data.context_length={N_TOKENS}")
+
+
+@pytest.fixture(autouse=True)
+def _quick_probe(monkeypatch):
+    """The probe takes a second and has tests of its own."""
+    monkeypatch.setattr(run_room.platform, "probe", lambda: 1.0)
 
 
 @pytest.fixture
