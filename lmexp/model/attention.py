@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model.band import attend_in_blocks
 from lmexp.model.cache import RowsCache, WindowCache
 from lmexp.model.count import matrix_size
 from lmexp.model.mask import as_array, visible_rows
@@ -47,7 +48,8 @@ class Attention(nn.Module):
         queries, keys, values = self._queries_keys_values(x, position)
         if cache is not None:
             keys, values = cache.update(keys, values)
-        mixed = self._attend(queries, keys, values, position)
+        mixed = self._mix(queries, keys, values, position)
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1)
         if self.spec.attention_gate:
             mixed = mixed * mx.sigmoid(self.gate(x))
         return self.output(mixed)
@@ -72,21 +74,24 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         return x.reshape(batch, time, n_heads, self.spec.head_dim).transpose(0, 2, 1, 3)
 
-    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, position: int | mx.array) -> mx.array:
-        """Mix the values: (batch, heads, time, head_dim) each, in; (batch, time, n_heads x head_dim) out.
+    def _mix(self, queries: mx.array, keys: mx.array, values: mx.array, position: int | mx.array) -> mx.array:
+        """Mix the values; (batch, heads, time, head_dim) each, and so is the result."""
+        time, window = queries.shape[2], self.window
+        is_whole_text = isinstance(position, int) and keys.shape[2] == time
+        if window is not None and is_whole_text and time > 2 * window:
+            return attend_in_blocks(self._attend, queries, keys, values, window)
+        return self._attend(queries, keys, values, position)
 
-        The softmax is float32 whatever the dtype.
-        """
-        batch, _, time, _ = queries.shape
-        mask = visible_rows(time, keys.shape[2], self.window, position)
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array, position: int | mx.array) -> mx.array:
+        """As ``_mix``, whatever it costs. The softmax is float32 whatever the dtype."""
+        time, n_rows = queries.shape[2], keys.shape[2]
+        mask = visible_rows(time, n_rows, self.window, position)
         if self.spec.position == "alibi":
-            mask = self.penalty(mask, time, keys.shape[2], queries.dtype)
+            mask = self.penalty(mask, time, n_rows, queries.dtype)
         cap = self.spec.attention_softcap
-        if cap is None:
-            mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
-        else:
-            mixed = capped_attention(queries, keys, values, self.scale, mask, cap)
-        return mixed.transpose(0, 2, 1, 3).reshape(batch, time, -1)
+        if cap is not None:
+            return capped_attention(queries, keys, values, self.scale, mask, cap)
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
 
 
 def capped_attention(

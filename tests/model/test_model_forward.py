@@ -25,6 +25,9 @@ from numpy_model import (
 )
 from tiny_specs import GPT, LLAMA
 
+from lmexp.model import attention
+from lmexp.model.band import attend_in_blocks
+
 # A logit is a sum of a few hundred float32 terms of order 1: rounding 6e-8 each, amplified by norms and layers.
 FLOAT32 = 2e-4
 both_families = pytest.mark.parametrize("spec", [GPT, LLAMA], ids=["gpt", "llama"])
@@ -106,6 +109,25 @@ def test_a_window_forgets_what_lies_behind_it(position):
         moved = np.abs(np.array(model(mx.array(changed)) - model(mx.array(tokens)))).max(axis=-1)
         assert (moved[:, :reach] > 1e-4).all()
         assert (moved[:, reach:] == 0).all()  # what is masked weighs exactly nothing
+
+
+@pytest.mark.parametrize("time", [17, 18, 19, 20])
+@pytest.mark.parametrize("change", [{}, {"position": "alibi"}, {"attention_softcap": 2.0, "n_kv_heads": 1}], ids=str)
+def test_long_texts_are_read_in_blocks_and_nothing_changes(change, time, monkeypatch):
+    """Also when the last block is not full; short ones gain nothing and are not cut."""
+    model = make_model(replace(LLAMA, layers=["local"], window=4, **change), context=time)
+    cut = []
+    monkeypatch.setattr(attention, "attend_in_blocks", lambda *args: cut.append(1) or attend_in_blocks(*args))
+    tokens = mx.array(some_tokens(0, time))
+    in_blocks, gradient = nn.value_and_grad(model, loss_of)(model, tokens, tokens)
+    assert len(cut) == LLAMA.n_layers
+    model(tokens[:, :8])
+    assert len(cut) == LLAMA.n_layers
+    monkeypatch.setattr(attention, "attend_in_blocks", lambda attend, *heads: attend(*heads[:3], 0))
+    at_once, same_gradient = nn.value_and_grad(model, loss_of)(model, tokens, tokens)
+    assert in_blocks.item() == pytest.approx(at_once.item(), rel=1e-6)
+    for (path, one), (_, other) in zip(tree_flatten(gradient), tree_flatten(same_gradient), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-3, err_msg=path)
 
 
 def test_operations_count_what_is_seen():
