@@ -138,12 +138,16 @@ def test_merged_caches_read_several_tokens_at_once(name):
 
 
 @every_kind
-@pytest.mark.parametrize("lengths", [[7, 7, 7], [4, 9, 6]], ids=["one length", "different lengths"])
-def test_rows_may_be_taken_in_any_order_and_more_than_once(name, lengths):
-    model, texts, rows = model_of(name), tokens_of(0), [2, 0, 0, 1]
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [([7, 7, 7], [2, 0, 0, 1]), ([4, 9, 6], [2, 0, 0, 1]), ([10, 14, 12], [2, 0, 0])],
+    ids=["one length", "different lengths", "the longest leaves"],
+)
+def test_rows_may_be_taken_in_any_order_and_more_than_once(name, lengths, rows):
+    model, texts = model_of(name), tokens_of(0)
     caches = merged([read(model, texts[row : row + 1, :length]) for row, length in enumerate(lengths)])
     take(caches, rows)
-    following = tokens_of(1, batch=4, time=3)
+    following = tokens_of(1, batch=len(rows), time=3)
     together = token_by_token(model, following, caches)
     for index, row in enumerate(rows):
         text = mx.concatenate([texts[row, : lengths[row]], following[index]])
@@ -151,8 +155,9 @@ def test_rows_may_be_taken_in_any_order_and_more_than_once(name, lengths):
 
 
 @every_kind
-def test_copies_go_on_by_themselves(name):
-    model, prompt = model_of(name), tokens_of(0, time=6)
+@pytest.mark.parametrize("n_read", [6, 12])
+def test_copies_go_on_by_themselves(name, n_read):
+    model, prompt = model_of(name), tokens_of(0, time=n_read)
     caches = read(model, prompt)
     twins = [cache.copy() for cache in caches]
     one, other = tokens_of(1, time=5), tokens_of(2, time=5)
