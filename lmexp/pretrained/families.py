@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from lmexp.model.spec import ModelSpec
-from lmexp.pretrained import gemma3, gpt2, llama
+from lmexp.pretrained import deepseek, experts, gemma3, gpt2, llama, qwen3_next
 from lmexp.pretrained.settings import SpecReader
 from lmexp.pretrained.sources import Sources
 
@@ -44,6 +44,10 @@ FAMILIES: Mapping[str, Family] = {
     "gpt2": Family(gpt2.read, gpt2.sources, gpt2.IGNORED, "n_positions", "transformer."),
     "llama": Family(llama.read_llama, llama.sources, llama.IGNORED),
     "mistral": Family(llama.read_mistral, llama.sources, llama.IGNORED),
+    "mixtral": Family(experts.read_mixtral, experts.mixtral_sources, llama.IGNORED),
     "gemma3_text": Family(gemma3.read, gemma3.sources, ()),
     "qwen3": Family(llama.read_qwen3, llama.sources, ()),
+    "qwen3_next": Family(qwen3_next.read, qwen3_next.sources, qwen3_next.IGNORED),
+    "deepseek_v2": Family(deepseek.read_v2, deepseek.sources, llama.IGNORED),
+    "deepseek_v3": Family(deepseek.read_v3, deepseek.sources, (*llama.IGNORED, *deepseek.V3_IGNORED)),
 }

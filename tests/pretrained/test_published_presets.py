@@ -27,6 +27,14 @@ class Published(NamedTuple):
 
 
 _7B = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000,
+    "factor": 40,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32,
+    "beta_slow": 1,
+}
 _GPT2 = {"vocab_size": 50257, "n_positions": 1024}
 
 PUBLISHED = {
@@ -58,6 +66,11 @@ PUBLISHED = {
             "rms_norm_eps": 1e-5,
             "sliding_window": 4096,
         },
+    ),
+    "mixtral_8x7b": Published(
+        46_702_792_704,
+        "Mixtral",
+        _7B | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8, "num_local_experts": 8},
     ),
     "gemma3_1b": Published(
         999_885_952,
@@ -104,6 +117,88 @@ PUBLISHED = {
             "head_dim": 128,
             "tie_word_embeddings": True,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+    ),
+    "qwen3_next_80b": Published(
+        79_674_391_296,
+        "Qwen3Next",
+        {
+            "vocab_size": 151936,
+            "num_hidden_layers": 48,
+            "hidden_size": 2048,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "head_dim": 256,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "num_experts": 512,
+            "num_experts_per_tok": 10,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+        },
+    ),
+    "deepseek_v2_lite": Published(
+        15_706_484_224,
+        "DeepseekV2",
+        {
+            "vocab_size": 102400,
+            "num_hidden_layers": 27,
+            "hidden_size": 2048,
+            "intermediate_size": 10944,
+            "moe_intermediate_size": 1408,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "q_lora_rank": None,
+            "n_routed_experts": 64,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+            "rope_parameters": _YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+    ),
+    "deepseek_v2": Published(
+        235_741_434_880,
+        "DeepseekV2",
+        {
+            "vocab_size": 102400,
+            "num_hidden_layers": 60,
+            "hidden_size": 5120,
+            "intermediate_size": 12288,
+            "moe_intermediate_size": 1536,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "n_routed_experts": 160,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+            "topk_method": "group_limited_greedy",
+            "n_group": 8,
+            "topk_group": 3,
+            "routed_scaling_factor": 16.0,
+            "rope_parameters": _YARN | {"mscale": 0.707, "mscale_all_dim": 0.707},
+        },
+    ),
+    # 671,026,419,200 are published: 58 routers have a bias for each of 256 experts, which nobody trains by gradients.
+    "deepseek_v3": Published(
+        671_026_419_200 - 58 * 256,
+        "DeepseekV3",
+        {
+            "vocab_size": 129280,
+            "num_hidden_layers": 61,
+            "hidden_size": 7168,
+            "intermediate_size": 18432,
+            "moe_intermediate_size": 2048,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "q_lora_rank": 1536,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+            "first_k_dense_replace": 3,
+            "n_group": 8,
+            "topk_group": 4,
+            "routed_scaling_factor": 2.5,
+            "rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 1.0},
         },
     ),
 }
