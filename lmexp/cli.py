@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from lmexp import __version__
@@ -12,6 +11,7 @@ from lmexp.errors import UserError
 from lmexp.signals import take_stops_as_interrupts
 
 _RUN_HELP = "train one model, or sweep many with -m (a Hydra application: lmexp run --help)"
+_INTERACTIVE_HELP = "read prompts from the terminal, one a line; each stands alone, nothing is remembered between them"
 _WITNESSES = """\
 The times in lock.json come from this machine's clock, which proves nothing to others. What does:
 
@@ -129,13 +129,34 @@ def _with_plan(
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder")
-    parser.add_argument("--prompt", default="\n", help="text to continue (default: a new line)")
-    parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens to sample (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default: %(default)s)")
-    parser.add_argument("--top-k", type=int, help="sample from the K likeliest only")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: %(default)s)")
-    parser.add_argument("--interactive", action="store_true", help="read prompts from the terminal, one a line")
+    from lmexp.decoding.options import Sampling
+
+    usual = Sampling()
+    model = "a run's folder, a folder in Hugging Face's format, or a hub id"
+    parser.add_argument("run", metavar="RUN", help=model)
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be given repeatedly")
+    parser.add_argument("--interactive", action="store_true", help=_INTERACTIVE_HELP)
+    parser.add_argument("--tokens", type=int, default=200, metavar="N", help="tokens to add (default: %(default)s)")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given repeatedly")
+    chance = parser.add_argument_group("chance", "in the order in which they act")
+    chance.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1, tokens seen become less likely")
+    chance.add_argument(
+        "--temperature", type=float, metavar="X", help=f"0 takes the likeliest (default: {usual.temperature})"
+    )
+    chance.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest only")
+    chance.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest that add up to P only")
+    chance.add_argument("--min-p", type=float, metavar="P", help="draw from those P times as likely as the likeliest")
+    chance.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: 0)")
+    several = parser.add_argument_group("several texts").add_mutually_exclusive_group()
+    several.add_argument("--samples", type=int, metavar="N", help="N texts for each prompt")
+    several.add_argument("--best-of", type=int, metavar="N", help="of N texts the one that the model finds likeliest")
+    several.add_argument("--majority", type=int, metavar="N", help="of N texts the first with the commonest answer")
+    several.add_argument("--beams", type=int, metavar="N", help="search the likeliest text, N at a time; no chance")
+    parser.add_argument("--answer", metavar="REGEX", help="where --majority finds an answer (default: the last line)")
+    parser.add_argument(
+        "--draft", metavar="RUN", help=f"{model}, of the same tokenizer, that guesses ahead; or `lookup`"
+    )
+    parser.add_argument("--draft-tokens", type=int, metavar="K", help="tokens that it guesses at a time (default: 4)")
     parser.set_defaults(command=_generate)
 
 
@@ -196,29 +217,13 @@ def _generate(parsed: argparse.Namespace) -> int:
     from lmexp import platform
 
     platform.prepare()
-    from lmexp.decoding.options import Sampling
-    from lmexp.generate import load_run, stream_text
+    from lmexp.writing import print_texts
 
-    model, tokenizer = load_run(parsed.run)
-    sampling = Sampling(temperature=parsed.temperature, top_k=parsed.top_k)
-    for prompt in _prompts(parsed):
-        pieces = stream_text(
-            model, tokenizer, prompt, parsed.tokens, sampling, parsed.seed
-        )  # checks options before anything is printed
-        print(prompt, end="", flush=True)
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
-    return 0
-
-
-def _prompts(parsed: argparse.Namespace) -> Any:
-    if not parsed.interactive:
-        yield parsed.prompt
-        return
-    print("A line is a prompt; an empty line or Ctrl-D ends.", file=sys.stderr)
-    while line := sys.stdin.readline().rstrip("\n"):
-        yield line
+    try:
+        return print_texts(parsed)
+    except KeyboardInterrupt:  # the text so far is what was asked for
+        print("\nlmexp: interrupted.", file=sys.stderr)
+        return 130
 
 
 def _doctor(parsed: argparse.Namespace) -> int:

@@ -3,9 +3,9 @@
 Tokens in, tokens out; :mod:`lmexp.generate` adds the tokenizer. From a run's folder to text in three lines::
 
     from lmexp.decoding.options import Sampling
-    from lmexp.generate import load, write
+    from lmexp.generate import load_model, write
 
-    model, tokenizer = load("results/quickstart/RUN")
+    model, tokenizer = load_model("results/quickstart/RUN")
     print(write(model, tokenizer, ["ROMEO:", "JULIET:"], n_tokens=100, sampling=Sampling()))
 
 The parts, each of use alone: ``options.Sampling`` (how chance is shaped), ``sampling`` (functions on logits),

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -70,15 +70,25 @@ def best_first(
     return sorted(range(len(candidates)), key=lambda place: -score(candidates[place]))
 
 
-def majority(answers: Sequence[str | None]) -> int | None:
-    """Return the place of the first answer that most agree with, or None where nobody has one.
+class Elected(NamedTuple):
+    """The place of the answer that won, and how many agree with it."""
+
+    place: int
+    votes: int
+
+
+def majority(answers: Sequence[str | None]) -> Elected | None:
+    """Return the first answer that most agree with, or None where nobody has one.
 
     Answers agree that are equal but for case and white space; of equally common ones the first wins. Source: Wang et
     al. 2023, "Self-Consistency Improves Chain of Thought Reasoning in Language Models".
     """
     normal = [None if answer is None else " ".join(answer.split()).casefold() for answer in answers]
     votes = Counter(answer for answer in normal if answer is not None)
-    return normal.index(votes.most_common(1)[0][0]) if votes else None
+    if not votes:
+        return None
+    winner, n_votes = votes.most_common(1)[0]
+    return Elected(normal.index(winner), n_votes)
 
 
 def answer_in(text: str, pattern: str | None = None) -> str | None:

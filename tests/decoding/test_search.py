@@ -123,10 +123,10 @@ def test_the_best_may_be_chosen_by_any_score():
 
 
 def test_a_majority_agrees_but_for_case_and_white_space():
-    assert majority(["7", "8", " 8", "7 "]) == 0  # a tie: the first
-    assert majority(["The  cat", "dog", "the cat\n", None]) == 0
-    assert majority(["dog", "the cat", "The cat"]) == 1
-    assert majority([None, None, "x"]) == 2
+    assert majority(["7", "8", " 8", "7 "]) == (0, 2)  # a tie: the first
+    assert majority(["The  cat", "dog", "the cat\n", None]) == (0, 2)
+    assert majority(["dog", "the cat", "The cat"]) == (1, 2)
+    assert majority([None, None, "x"]) == (2, 1)
     assert majority([None, None]) is None
 
 
