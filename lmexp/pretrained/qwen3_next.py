@@ -24,6 +24,7 @@ def read(settings: Settings) -> dict[str, Any]:
     """Read a Qwen3-Next's settings."""
     settings.expect("decoder_sparse_step", 1)
     settings.expect("mlp_only_layers", [], None)
+    settings.expect("use_sliding_window", False)
     every = settings.get("full_attention_interval", 4)
     choices = read_decoder(settings)
     return choices | {

@@ -6,6 +6,7 @@ import published
 import pytest
 
 import lmexp
+from lmexp.model.count import named_parameters
 
 # float32 products of a few dozen terms in another order: errors near 1e-6 of logits that reach 10 and more.
 TOLERANCE = 1e-4
@@ -34,3 +35,15 @@ def test_decoding_from_caches_gives_their_logits(twins, chunk):
     caches = ours.make_caches()
     parts = [ours(tokens[:, start : start + chunk], caches) for start in range(0, published.TIME, chunk)]
     assert np.abs(np.array(mx.concatenate(parts, axis=1)) - expected).max() < TOLERANCE
+
+
+def test_every_array_reaches_the_logits(twins):
+    """Otherwise one that was read wrongly would pass. A key's bias alone adds the same to all scores of a query."""
+    ours, _, tokens = twins
+    base = np.array(ours(tokens))
+    for path, array in named_parameters(ours):
+        noise = 0.3 * mx.random.normal(array.shape, key=mx.random.key(1))
+        ours.load_weights([(path, array + noise)], strict=False)
+        change = np.abs(np.array(ours(tokens)) - base).max()
+        ours.load_weights([(path, array)], strict=False)
+        assert (change > 100 * TOLERANCE) != path.endswith("key.bias"), path

@@ -233,10 +233,53 @@ def test_a_preset_is_what_its_config_json_says(name):
     """Every setting that has a meaning is the same, whether it comes from the preset or from the published file."""
     pytest.importorskip("transformers")
     paper = PUBLISHED[name]
-    config = json.loads(published.config_of(paper.family, paper.settings).to_json_string(use_diff=False))
+    config = json.loads(published.config_of(paper.family, paper.settings).to_json_string())
     settings = Settings(config, "config.json")
     ours, theirs = spec_named(name), spec_of(FAMILIES[config["model_type"]].read(settings))
     assert meaning(ours) == meaning(theirs)
+
+
+# What files published before ``rope_parameters`` hold besides, all of it without effect or as lmexp assumes.
+_ONCE = {
+    "gpt2": {"n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True}}},
+    "llama": {"pretraining_tp": 1, "torch_dtype": "bfloat16"},
+    "mistral": {"_name_or_path": "somewhere"},
+    "mixtral": {"router_aux_loss_coef": 0.02},
+    "gemma3_text": {"cache_implementation": "hybrid", "sliding_window_pattern": 6},
+    "qwen3": {"use_sliding_window": False, "max_window_layers": 28},
+    "qwen3_next": {"full_attention_interval": 4, "use_sliding_window": False},
+    "deepseek_v2": {"ep_size": 1, "moe_layer_freq": 1, "seq_aux": True, "scoring_func": "softmax", "auto_map": {}},
+    "deepseek_v3": {"ep_size": 1, "moe_layer_freq": 1, "topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+}
+
+
+def as_once_published(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the same settings in the older form of the file."""
+    once = config | _ONCE[config["model_type"]]
+    once.pop("layer_types", None)
+    once.pop("_sliding_window_pattern", None)
+    rope = dict(once.pop("rope_parameters", {}))
+    if local := rope.pop("sliding_attention", None):
+        rope, once["rope_local_base_freq"] = dict(rope["full_attention"]), local["rope_theta"]
+    if rope:
+        once["rope_theta"] = rope.pop("rope_theta")
+        if share := rope.pop("partial_rotary_factor", None):
+            once["partial_rotary_factor"] = share
+        kind = rope.pop("rope_type")
+        once["rope_scaling"] = None if kind == "default" else rope | {"type": kind}
+    return once
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_older_form_of_config_json_says_the_same(name):
+    pytest.importorskip("transformers")
+    paper = PUBLISHED[name]
+    new = json.loads(published.config_of(paper.family, paper.settings).to_json_string())
+    family, old = FAMILIES[new["model_type"]], Settings(as_once_published(new), "config.json")
+    assert meaning(spec_of(family.read(old))) == meaning(spec_of(family.read(Settings(new, "config.json"))))
+    assert old["vocab_size"] == paper.settings["vocab_size"]
+    assert old[family.context_key] > 0
+    old.refuse_unread()
 
 
 def meaning(spec: ModelSpec) -> dict[str, Any]:
