@@ -95,19 +95,18 @@ class ExpertStack(nn.Module):
         """Numbers in the matrices of one expert."""
         return sum(array[0].size for array in self.parameters().values())
 
-    def __call__(self, blocks: mx.array, owners: mx.array, in_order: bool) -> mx.array:
+    def __call__(self, blocks: mx.array, owners: mx.array) -> mx.array:
         """Pass each block of rows through the one expert that owns it.
 
         Args:
             blocks: (n_blocks, rows, d_model).
-            owners: (n_blocks,) the expert of each block.
-            in_order: whether owners ascend, which some kernels use.
+            owners: (n_blocks,) the expert of each block, in ascending order.
         """
 
         def passed(rows: mx.array, matrices: mx.array) -> mx.array:
             if rows.dtype != mx.float32 and mx.default_device() == mx.cpu:
                 return rows @ matrices[owners].swapaxes(1, 2)  # copies matrices, but gather_mm is float32 only there
-            return mx.gather_mm(rows, matrices.swapaxes(1, 2), rhs_indices=owners, sorted_indices=in_order)
+            return mx.gather_mm(rows, matrices.swapaxes(1, 2), rhs_indices=owners, sorted_indices=True)
 
         raised = passed(blocks, self.up)
         inside = self._activation(passed(blocks, self.gate)) * raised if "gate" in self else self._activation(raised)
@@ -137,7 +136,8 @@ class Experts(nn.Module):
         tokens = x.reshape(-1, x.shape[-1])
         chosen, weights = self.router(tokens)
         load = mx.zeros(self.spec.n_experts, mx.int32).at[chosen.flatten()].add(1)
-        outputs = dispatch(self.experts, tokens, chosen, load).astype(mx.float32)
+        rows = best_rows_per_block(chosen.size, self.spec.n_experts)
+        outputs = dispatch(self.experts, tokens, chosen, load, rows).astype(mx.float32)
         mixed = (outputs * weights[..., None]).sum(axis=1).astype(x.dtype).reshape(x.shape)
         return (mixed + self._shared(x) if self.spec.n_shared else mixed), load
 
@@ -163,52 +163,35 @@ def make_feedforward(spec: ModelSpec, index: int) -> nn.Module:
     return make_dense(spec)
 
 
-def dispatch(experts: ExpertStack, x: mx.array, chosen: mx.array, load: mx.array) -> mx.array:
-    """Pass each token through its experts and no other, in the way that is fastest here.
+def best_rows_per_block(n_rows: int, n_experts: int) -> int:
+    """Return how many rows of one expert are multiplied together: 1 leaves it to the kernel, which gets sorted rows.
+
+    On a CPU the gradient of sorted single rows adds up one outer product each. Forward and backward, 256 wide and 344
+    inside: 512 rows for each of 8 experts take 374 ms in blocks of 64, 432 in blocks of 16, 662 one by one; 128 rows
+    for each of 64 experts 808, 786 and 1,001 ms. But 16 rows for each of them take 352, 219 and 146 ms, since every
+    expert's last block is filled up; so decoding goes row by row. Computing all of 8 experts for every token, as a
+    batched product, took three times as long as blocks, and of 4 experts twice. A GPU's kernels make such blocks
+    themselves from sorted rows.
+    """
+    return 64 if mx.default_device() == mx.cpu and n_rows >= 64 * n_experts else 1
+
+
+def dispatch(experts: ExpertStack, x: mx.array, chosen: mx.array, load: mx.array, rows_per_block: int) -> mx.array:
+    """Pass each token through its experts and no other: only their matrices are read.
+
+    Rows are sorted by expert, and multiplied in blocks that belong to one expert each. The last block of every expert
+    is filled up with rows that nobody reads. So the number of blocks has a bound that does not depend on the choice,
+    and shapes stay fixed (Gale et al. 2022, "MegaBlocks", section 5).
 
     Args:
         experts: the matrices.
         x: (tokens, d_model).
         chosen: (tokens, n_active) the experts of each token.
         load: (n_experts,) how often each of them was chosen.
+        rows_per_block: any gives the same result, up to rounding.
 
     Returns:
         (tokens, n_active, d_model), unweighted.
-    """
-    if chosen.size < _FEW:
-        return one_by_one(experts, x, chosen)
-    return in_blocks(experts, x, chosen, load, _rows_per_block())
-
-
-# Sorting a handful of tokens costs more than it saves.
-_FEW = 64
-
-
-def _rows_per_block() -> int:
-    """Return how many rows of one expert are multiplied together.
-
-    On a CPU, 2,048 tokens that go to 2 of 8 experts (256 wide, 344 inside) take 319 ms forward and backward in blocks
-    of 64, 788 ms row by row, and 1,020 ms where every expert computes every token; of 4 experts 267, 709 and 498 ms;
-    blocks of 32 or 128 differ by a tenth. A GPU's kernels make such blocks themselves from sorted rows.
-    """
-    return 1 if mx.default_device() == mx.gpu else 64
-
-
-def one_by_one(experts: ExpertStack, x: mx.array, chosen: mx.array) -> mx.array:
-    """Multiply row by row; reads the matrices of the chosen experts only. Arguments and result as ``dispatch``."""
-    rows = mx.repeat(x, chosen.shape[1], axis=0)[:, None]
-    return experts(rows, chosen.flatten(), in_order=False).reshape(*chosen.shape, -1)
-
-
-def in_blocks(experts: ExpertStack, x: mx.array, chosen: mx.array, load: mx.array, rows_per_block: int) -> mx.array:
-    """Sort rows by expert, and multiply them in blocks that belong to one expert each.
-
-    The last block of every expert is filled up with rows that nobody reads. So the number of blocks has a bound that
-    does not depend on the choice, and shapes stay fixed (Gale et al. 2022, "MegaBlocks", section 5).
-
-    Args:
-        experts, x, chosen, load: as ``dispatch``, and so is the result.
-        rows_per_block: 1 sorts only.
     """
     n_rows, n_experts = chosen.size, load.size
     n_blocks = (n_rows + min(n_experts, n_rows) * (rows_per_block - 1)) // rows_per_block
@@ -223,10 +206,11 @@ def in_blocks(experts: ExpertStack, x: mx.array, chosen: mx.array, load: mx.arra
     token_at[place] = (order // chosen.shape[1]).astype(mx.int32)
     place_of = mx.zeros(n_rows, mx.int32)
     place_of[order] = place.astype(mx.int32)
+    owners = mx.full(n_blocks, n_experts - 1, mx.int32)  # unused blocks come last, and owners ascend
+    owners[place // rows_per_block] = owner_of_row.astype(mx.int32)
 
-    owners = mx.minimum((blocks_end <= mx.arange(n_blocks)[:, None]).sum(axis=1), n_experts - 1)
     blocks = x[token_at].reshape(n_blocks, rows_per_block, -1)
-    outputs = experts(blocks, owners, in_order=True).reshape(n_blocks * rows_per_block, -1)
+    outputs = experts(blocks, owners).reshape(n_blocks * rows_per_block, -1)
     return outputs[place_of].reshape(*chosen.shape, -1)
 
 

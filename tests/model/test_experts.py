@@ -10,8 +10,7 @@ from numpy_model import CONTEXT, PADDED, VOCAB, make_model, some_tokens
 from tiny_specs import LLAMA
 
 from lmexp.errors import UserError
-from lmexp.model import experts as experts_module
-from lmexp.model.experts import Experts, Router, in_blocks, make_feedforward, one_by_one
+from lmexp.model.experts import Experts, Router, best_rows_per_block, dispatch, make_feedforward
 from lmexp.model.feedforward import GatedFeedForward, silu
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
@@ -170,50 +169,55 @@ def test_one_expert_that_all_tokens_pass_is_the_dense_feedforward():
     assert mx.allclose(made(x), dense(x), atol=2e-5).item()
 
 
+def every_expert(parameters, x, chosen):
+    """Return what each token's experts make of it, (tokens, n_active, d_model), by computing all for all."""
+    raised = mx.einsum("ewd,td->tew", parameters["up"], x)
+    if "gate" in parameters:
+        inside = silu(mx.einsum("ewd,td->tew", parameters["gate"], x)) * raised
+    else:
+        inside = mx.square(mx.maximum(raised, 0))
+    outputs = mx.einsum("edw,tew->ted", parameters["down"], inside)
+    return mx.take_along_axis(outputs, chosen[..., None], axis=1)
+
+
 @pytest.mark.parametrize("ffn", ["swiglu", "relu2"])
-@pytest.mark.parametrize(("rows_per_block", "skewed"), [(1, False), (4, False), (16, True), (64, True)])
-def test_every_dispatch_gives_the_same_values_and_gradients(ffn, rows_per_block, skewed):
+@pytest.mark.parametrize(("rows", "skewed"), [(1, False), (1, True), (4, False), (16, True), (64, True)])
+def test_every_dispatch_gives_the_values_and_gradients_of_computing_all(ffn, rows, skewed):
     made, x = mixture(ffn=ffn, n_experts=6), mx.array(some_states().reshape(-1, MODEL_WIDTH))
     direction = mx.array(np.random.default_rng(5).normal(0, 1, (35, 3, MODEL_WIDTH)).astype(np.float32))
     generator = np.random.default_rng(6)
-    # Skewed: experts 0, 1 and 2 get every token, the others none.
-    rows = [[0, 1, 2]] * 35 if skewed else [generator.permutation(6)[:3].tolist() for _ in range(35)]
-    chosen = mx.array(rows)
-    load = mx.array(np.bincount(np.array(rows).ravel(), minlength=6).astype(np.int32))
+    # Skewed: experts 0, 1 and 4 get every token, the others none.
+    chosen = np.array([[4, 0, 1] if skewed else generator.permutation(6)[:3] for _ in range(35)])
+    load = mx.array(np.bincount(chosen.ravel(), minlength=6).astype(np.int32))
 
-    def through(parameters, x, way):
+    def sent(parameters, x):
         made.experts.update(parameters)
-        out = (
-            one_by_one(made.experts, x, chosen)
-            if way == "one"
-            else in_blocks(made.experts, x, chosen, load, rows_per_block)
-        )
-        return (out * direction).sum(), out
+        return dispatch(made.experts, x, mx.array(chosen), load, rows)
 
     def results(way):
-        gradient = mx.value_and_grad(lambda parameters, x: through(parameters, x, way), argnums=(0, 1))
-        (_, out), (weights, inputs) = gradient(made.experts.parameters(), x)
+        def summed(parameters, x):
+            out = way(parameters, x)
+            return (out * direction).sum(), out
+
+        (_, out), (weights, inputs) = mx.value_and_grad(summed, argnums=(0, 1))(made.experts.parameters(), x)
         return {"out": out, "x": inputs} | weights
 
-    expected = results("one")
-    for name, array in results("blocks").items():
+    found = results(sent)
+    for name, array in results(lambda parameters, x: every_expert(parameters, x, mx.array(chosen))).items():
         # Float32 sums of up to 105 terms in another order, of values up to 100.
-        assert mx.allclose(array, expected[name], rtol=1e-4, atol=1e-4).item(), name
+        assert mx.allclose(found[name], array, rtol=1e-4, atol=1e-4).item(), name
 
 
-def test_the_rule_takes_both_ways(monkeypatch):
-    taken = []
-    for way in ("one_by_one", "in_blocks"):
-        original = getattr(experts_module, way)
-        monkeypatch.setattr(
-            experts_module,
-            way,
-            lambda *arguments, way=way, original=original: taken.append(way) or original(*arguments),
-        )
-    made = mixture()
-    made(mx.array(some_states(batch=1, time=1)))
-    made(mx.array(some_states(batch=9, time=9)))
-    assert taken == ["one_by_one", "in_blocks"]
+def test_the_rule_takes_blocks_where_an_expert_has_many_rows_and_no_device_changes_the_result(monkeypatch):
+    made, x = mixture(n_experts=2, n_active=1), mx.array(some_states(batch=13, time=11))
+    in_rule = made(x)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    assert best_rows_per_block(10_000, 2) == 1
+    one_by_one = made(x)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
+    assert [best_rows_per_block(n_rows, 2) for n_rows in (1, 127, 143)] == [1, 1, 64]
+    # The order of float32 sums of size 10.
+    assert mx.allclose(in_rule, one_by_one, atol=2e-5).item()
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
