@@ -1,4 +1,7 @@
-"""The laws that every kind of model obeys, whatever it is made of. A new kind is a line in ``tiny_specs.LAWFUL``."""
+"""The laws that every kind of model obeys, whatever it is made of, and every preset.
+
+A new kind is a line in ``tiny_specs.LAWFUL``; a new preset is found, and shrunk to a tiny model of the same making.
+"""
 
 import functools
 import shutil
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from numpy_model import VOCAB, make_model
+from shrunk_presets import shrunk_presets
 from tiny_specs import LAWFUL
 
 from lmexp.model.cache import WindowCache
@@ -33,12 +37,15 @@ def tight_windows(monkeypatch):
     monkeypatch.setattr(WindowCache, "slack", 2)
 
 
-every_kind = pytest.mark.parametrize("name", LAWFUL)
+KINDS = LAWFUL | shrunk_presets()
+every_kind = pytest.mark.parametrize("name", KINDS)
+# Each new kernel costs half a second of the C++ compiler, so these few stand for all mixers, norms and feed-forwards.
+COMPILED = ("mla, latent narrower than a head", "gemma", "experts in groups, some shared", "delta among attention")
 
 
 @functools.cache
 def model_of(name):
-    return make_model(LAWFUL[name], context=CONTEXT)
+    return make_model(KINDS[name], context=CONTEXT)
 
 
 def tokens_of(seed, batch=BATCH, time=TIME):
@@ -205,7 +212,7 @@ def test_an_empty_cache_does_not_merge(name):
 
 @every_kind
 def test_bfloat16_is_float32_within_its_rounding(name):
-    model, tokens = make_model(LAWFUL[name], context=CONTEXT), tokens_of(0)
+    model, tokens = make_model(KINDS[name], context=CONTEXT), tokens_of(0)
     exact = logits_of(model, tokens)
     model.set_dtype(mx.bfloat16)
     for caches in (None, model.make_caches()):
@@ -232,7 +239,7 @@ def test_gradients_are_finite_differences(name):
     """
     step, generator = 5e-4, np.random.default_rng(3)
     with mx.stream(mx.cpu):
-        model, tokens = make_model(LAWFUL[name], context=CONTEXT), tokens_of(0, time=9)
+        model, tokens = make_model(KINDS[name], context=CONTEXT), tokens_of(0, time=9)
         model.set_dtype(mx.float64)
         gradients = nn.value_and_grad(model, loss_of)(model, tokens)[1]
         parameters = dict(tree_flatten(model.trainable_parameters()))
@@ -250,9 +257,9 @@ def test_gradients_are_finite_differences(name):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and not mx.metal.is_available(), reason="MLX compiles with g++ here")
-@every_kind
+@pytest.mark.parametrize("name", COMPILED)
 def test_compiled_equals_uncompiled(name):
-    model, tokens = make_model(LAWFUL[name], context=CONTEXT), tokens_of(0)  # tracing leaves its marks in a model
+    model, tokens = make_model(KINDS[name], context=CONTEXT), tokens_of(0)  # its own: tracing leaves marks
     step = nn.value_and_grad(model, loss_of)
     compiled = mx.compile(lambda tokens: step(model, tokens), inputs=[model.state])
     (loss, gradients), (compiled_loss, compiled_gradients) = step(model, tokens), compiled(tokens)
