@@ -34,7 +34,8 @@ class DeltaNet(nn.Module):
         self.time_step = nn.Linear(spec.d_model, self.value_heads, bias=spec.bias)
         self.time_step_offset = mx.zeros(self.value_heads)
         self.log_rate = mx.zeros(self.value_heads)
-        self.convolution = mx.zeros((2 * keys + values, spec.delta.convolution_width))  # of queries, keys, values
+        # Of queries, keys and values, in the layout of MLX. No matrix: Muon leaves it to Adam.
+        self.convolution = mx.zeros((2 * keys + values, spec.delta.convolution_width, 1))
         self.head_norm = nn.RMSNorm(self.value_width, eps=spec.norm_epsilon)
         self.output = nn.Linear(values, spec.d_model, bias=spec.bias)
 
@@ -64,11 +65,11 @@ class DeltaNet(nn.Module):
         Each weight of a matrix and of the convolution takes 2; the rule takes the same at every length.
         """
         rule = rule_flops(self.key_heads, self.value_heads, self.key_width, self.value_width)
-        return 2.0 * matrix_size(self) + rule
+        return 2.0 * (matrix_size(self) + self.convolution.size) + rule
 
     def _nothing_seen(self, batch: int, dtype: mx.Dtype) -> list[mx.array]:
         """Return what stands before the first token: channels of (batch, width - 1, channels), and the state."""
-        channels, width = self.convolution.shape
+        channels, width, _ = self.convolution.shape
         group = self.value_heads // self.key_heads
         state = mx.zeros((batch, self.key_heads, group, self.key_width, self.value_width))
         return [mx.zeros((batch, width - 1, channels), dtype), state]
@@ -106,7 +107,7 @@ class DeltaNet(nn.Module):
 
 
 def _convolved(seen: mx.array, weight: mx.array) -> mx.array:
-    """Convolve each channel with its own row of ``weight`` (channels, width), then SiLU.
+    """Convolve each channel with its own row of ``weight`` (channels, width, 1), then SiLU.
 
     Args:
         seen: (batch, width - 1 + time, channels): the tokens, and those before them.
@@ -117,9 +118,9 @@ def _convolved(seen: mx.array, weight: mx.array) -> mx.array:
     """
     width = weight.shape[1]
     time = seen.shape[1] - width + 1
-    convolved = seen[:, :time] * weight[:, 0]
+    convolved = seen[:, :time] * weight[:, 0, 0]
     for shift in range(1, width):
-        convolved = convolved + seen[:, shift : shift + time] * weight[:, shift]
+        convolved = convolved + seen[:, shift : shift + time] * weight[:, shift, 0]
     return nn.silu(convolved)
 
 

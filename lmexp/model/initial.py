@@ -62,7 +62,7 @@ def _time_step_offset(shape: tuple[int, ...], key: mx.array) -> mx.array:
 
 
 def _convolution(shape: tuple[int, ...], key: mx.array) -> mx.array:
-    bound = shape[-1] ** -0.5
+    bound = shape[1] ** -0.5  # (channels, width, 1)
     return mx.random.uniform(-bound, bound, shape, key=key)
 
 

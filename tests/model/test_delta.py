@@ -190,6 +190,11 @@ def test_sizes_fall_back_as_the_spec_says():
     assert replace(nothing, value_width=9).widths(4) == (4, 9)
 
 
+def test_a_layer_costs_the_same_at_every_length():
+    layer, multiplied = make_layer(SPEC), 24 * (12 + 12 + 30 + 30 + 6 + 6 + 30) + (12 + 12 + 30) * 4
+    assert layer.forward_flops(7) == layer.forward_flops(9000) == 2 * multiplied + rule_flops(3, 6, 4, 5)
+
+
 def test_value_heads_must_be_a_multiple_of_key_heads():
     with pytest.raises(
         UserError, match=r"model.delta.key_heads=4 does not divide model.delta.value_heads=6: .*1, 2, 3"
@@ -336,7 +341,7 @@ def qwen_weights(layer):
     return {
         "in_proj_qkvz.weight": np.concatenate(rows, axis=1).reshape(-1, SPEC.d_model),
         "in_proj_ba.weight": np.concatenate(small, axis=1).reshape(-1, SPEC.d_model),
-        "conv1d.weight": np.array(layer.convolution)[:, None],
+        "conv1d.weight": np.array(layer.convolution).swapaxes(1, 2),
         "dt_bias": np.array(layer.time_step_offset),
         "A_log": np.array(layer.log_rate),
         "norm.weight": np.array(layer.head_norm.weight),
