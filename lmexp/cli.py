@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmexp import __version__
+from lmexp.bench.arguments import add_benchmarks
 from lmexp.errors import UserError
 from lmexp.signals import take_stops_as_interrupts
 
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _with_plan(verbs.add_parser("status", help="each cell of a plan: done, failed, running or missing"), _status)
     _with_plan(verbs.add_parser("report", help="report.html, verdicts.json and tables of a plan"), _report)
     _add_generate(verbs.add_parser("generate", help="sample from a finished run"))
+    add_benchmarks(verbs.add_parser("bench", help="how fast things are here, side by side with plainer code"), _bench)
     verbs.add_parser("doctor", help="what is fast here, what is missing").set_defaults(command=_doctor)
     return parser
 
@@ -224,6 +226,12 @@ def _generate(parsed: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # the text so far is what was asked for
         print("\nlmexp: interrupted.", file=sys.stderr)
         return 130
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from lmexp.bench.harness import bench
+
+    return bench(parsed)
 
 
 def _doctor(parsed: argparse.Namespace) -> int:

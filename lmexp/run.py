@@ -27,7 +27,7 @@ from lmexp.train.spec import CompileSpec
 from lmexp.train.step import Stepper
 
 CHECKPOINT, BEST, LAST = "checkpoint", "best.safetensors", "last.safetensors"
-_WARM_UP_STEPS = 3
+WARM_UP_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ def _train(frozen: FrozenRun, dataset: Dataset, row: dict[str, Any], log: Log, o
     started = time.perf_counter()
     model = build_model(config, dataset)
     row |= {"n_params": model.n_params, "n_params_non_embedding": model.n_params_non_embedding}
-    compiled, row["warnings"] = _what_can_be_compiled(config)
-    stepper = Stepper(model, next_token_loss, config.optimizer, config.precision, compiled.step, config.seed)
-    batches = _batches(config, dataset)
-    step_seconds = stepper.warm([batches[index] for index in range(_WARM_UP_STEPS)])
+    compiled, row["warnings"] = what_can_be_compiled(config)
+    stepper = make_stepper(config, model, compiled.step)
+    batches = make_batches(config, dataset)
+    step_seconds = stepper.warm([batches[index] for index in range(WARM_UP_STEPS)])
     judge = make_judge(config, dataset, model, dataset.val, compiled.evaluation)
     judge.warm()
     row["compile_seconds"] = time.perf_counter() - started
 
-    clock = _clock(config, model)
+    clock = make_clock(config, model)
     evaluate = _Evaluation(
         judge,
         _Checkpoint(frozen.folder, model, dataset),
@@ -173,14 +173,21 @@ def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split:
     return Judge(model, split.tokens, dataset.tokenizer.byte_lengths, config.data.context_length, compiled)
 
 
-def _batches(config: RunConfig, dataset: Dataset) -> Batches:
+def make_stepper(config: RunConfig, model: LanguageModel, compiled: bool) -> Stepper:
+    """Make what takes the steps of this config."""
+    return Stepper(model, next_token_loss, config.optimizer, config.precision, compiled, config.seed)
+
+
+def make_batches(config: RunConfig, dataset: Dataset) -> Batches:
+    """Make the batches of a run: a function of its seed and of the text."""
     data = config.data
     return Batches(
         dataset.train.tokens, dataset.tokenizer.byte_lengths, data.batch_size, data.context_length, config.seed
     )
 
 
-def _clock(config: RunConfig, model: LanguageModel) -> Clock:
+def make_clock(config: RunConfig, model: LanguageModel) -> Clock:
+    """Make the clock of a run's budget, not yet running."""
     tokens_per_step = config.data.batch_size * config.data.context_length
     return Clock(config.budget, tokens_per_step, model.flops_per_token * tokens_per_step, time.perf_counter)
 
@@ -194,7 +201,7 @@ def _check_budget(config: RunConfig, clock: Clock, step_seconds: float) -> None:
         )
 
 
-def _what_can_be_compiled(config: RunConfig) -> tuple[CompileSpec, str | None]:
+def what_can_be_compiled(config: RunConfig) -> tuple[CompileSpec, str | None]:
     """Return what to compile, and a warning when the machine cannot do what the config asks."""
     wanted = config.compile
     if not (wanted.step or wanted.evaluation) or mx.default_device() != mx.cpu or platform.has_cpp_compiler():

@@ -192,7 +192,7 @@ def test_every_arm_sees_the_same_batches_and_shares_its_weights(small):
     for arm in plan.arms:
         config = compose_run(cell_overrides(plan, arm, 1, user)).config
         dataset = load_dataset(config.data)
-        made = run_room._batches(config, dataset)
+        made = run_room.make_batches(config, dataset)
         batches[arm] = [made[k] for k in (0, 3, 1000)]
         weights[arm] = dict(tree_flatten(build_model(config, dataset).trainable_parameters()))
     for arm in plan.arms:
@@ -208,7 +208,7 @@ def test_every_arm_sees_the_same_batches_and_shares_its_weights(small):
         for path in shared:
             assert mx.array_equal(weights[arm][path], weights["baseline"][path]).item(), (arm, path)
     other_seed = compose_run(cell_overrides(plan, "baseline", 2, user)).config
-    assert not np.array_equal(run_room._batches(other_seed, dataset)[0].inputs, batches["baseline"][0].inputs)
+    assert not np.array_equal(run_room.make_batches(other_seed, dataset)[0].inputs, batches["baseline"][0].inputs)
 
 
 def test_a_diverged_run_keeps_its_rows(small, tmp_path):

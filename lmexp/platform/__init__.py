@@ -6,7 +6,8 @@ Importing this package imports nothing heavy, and MLX least of all: `prepare` mu
 from typing import TYPE_CHECKING, Any
 
 from lmexp.platform.compiler import has_cpp_compiler
-from lmexp.platform.start import prepare
+from lmexp.platform.cores import blas_threads, usable_cores
+from lmexp.platform.start import is_installed, mlx_backend, prepare
 
 if TYPE_CHECKING:
     from lmexp.platform.checks import Check, doctor
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Check",
     "Facts",
+    "blas_threads",
     "device_lock",
     "doctor",
     "facts",
     "has_cpp_compiler",
+    "is_installed",
+    "mlx_backend",
     "peak_memory_bytes",
     "prepare",
     "print_doctor",
     "probe",
     "reset_peak_memory",
+    "usable_cores",
 ]
 
 _ROOMS = {

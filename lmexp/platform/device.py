@@ -11,6 +11,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from lmexp.platform.cores import usable_cores
+
 _CONTROL_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 # What decides a result. Rows and reports are written beside the plans, so experiments/ would always look changed.
@@ -52,11 +54,6 @@ def facts() -> Facts:
 def default_device() -> str:
     """Return ``cpu`` or ``gpu``: where MLX computes unless told otherwise."""
     return mx.default_device().type.name
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

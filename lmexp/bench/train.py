@@ -1,0 +1,110 @@
+"""``lmexp bench train``: the real training loop on real data, against plainer loops and PyTorch."""
+
+import importlib.util
+import time
+from argparse import Namespace
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lmexp import platform
+from lmexp.bench.harness import OURS, Benchmark, Measurement, Side
+from lmexp.compose import compose_run, single_overrides
+from lmexp.config import FrozenRun
+from lmexp.errors import UserError
+from lmexp.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from lmexp.bench.child import Task
+
+DEFAULT = ("model=llama_small",)
+_UNITS = {
+    "tokens_per_second": "tokens/s",
+    "model_gflops_per_second": "GFLOP/s",
+    "ceiling_gflops_per_second": "GFLOP/s",
+    "share_of_ceiling": "1",
+}
+_CEILING_SECONDS = 1.0  # for each size of product
+
+
+def benchmark(given: Namespace) -> Benchmark:
+    """Return the benchmark; each peer of ``given.against`` is one side or two.
+
+    Raises:
+        UserError: a config that a peer cannot follow, or PyTorch is not installed.
+    """
+    run = compose_run([*DEFAULT, *single_overrides(given.overrides)])
+    config, threads = run.config, platform.blas_threads()
+    if given.against:
+        _check_step(run)
+    if "torch" in given.against:
+        _check_torch(config.model)
+    measured = {OURS: Measurement("train:ours", run, given.seconds, {})}
+    peers = {
+        "bare": {"bare": Measurement("bare:bare", run, given.seconds, {})},
+        "stock": {"stock": Measurement("bare:bare", run, given.seconds, {}, prepared=False)},
+        "torch": {
+            f"torch {name}": Measurement(
+                "torch_loop:train", run, given.seconds, {"compiled": name == "compiled", "threads": threads}, False
+            )
+            for name in ("eager", "compiled")
+        },
+    }
+    for peer in given.against:
+        measured |= peers[peer]
+    shape = f"{config.data.batch_size} x {config.data.context_length} tokens a step, {config.precision.compute}"
+    title = f"Training {config.arm}, {shape}, {threads} threads for matrix products on a CPU"
+    return Benchmark(title, [Side(*side) for side in measured.items()], _UNITS, config.sha256)
+
+
+def _check_step(run: FrozenRun) -> None:
+    """The loops that ours is compared with know one optimizer, and take the batch in one piece."""
+    optimizer = run.config.optimizer
+    if optimizer.name != "adamw" or optimizer.micro_batches != 1:
+        raise UserError(
+            f"--against knows optimizer=adamw with optimizer.micro_batches=1 only, not {optimizer.name} with "
+            f"{optimizer.micro_batches}; choose these, or leave --against out."
+        )
+
+
+def _check_torch(spec: ModelSpec) -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("--against torch needs PyTorch, which is not installed: pip install 'lmexp[bench]'.")
+    from lmexp.bench.torch_model import check
+
+    check(spec)
+
+
+def ours(task: "Task") -> dict[str, float]:
+    """Train with lmexp's own step and loop, its clock, log and schedule among it; the judge is left out."""
+    import mlx.core as mx
+
+    from lmexp.bench.ceiling import product_flops_per_second
+    from lmexp.data import load_dataset
+    from lmexp.run import (
+        WARM_UP_STEPS,
+        build_model,
+        make_batches,
+        make_clock,
+        make_stepper,
+        what_can_be_compiled,
+    )
+    from lmexp.train.loop import Log, train
+
+    budget = replace(task.config.budget, seconds=task.seconds, steps=None, tokens=None, flops=None, evaluations=1)
+    config = replace(task.config, budget=budget)
+    dataset = load_dataset(config.data)
+    model, batches = build_model(config, dataset), make_batches(config, dataset)
+    stepper = make_stepper(config, model, what_can_be_compiled(config)[0].step)
+    clock, log = make_clock(config, model), Log(lambda clock, log: None)
+    step_seconds = stepper.warm([batches[index] for index in range(WARM_UP_STEPS)])
+    started = time.perf_counter()
+    clock.start(step_seconds)
+    train(stepper, batches, clock, lambda done: config.optimizer.lr * config.schedule.rate(done), lambda: 0.0, log)
+    rate = clock.tokens / (time.perf_counter() - started)  # pauses of the clock are paid for too
+    ceiling = product_flops_per_second(getattr(mx, config.precision.compute), min(_CEILING_SECONDS, task.seconds))
+    return {
+        "tokens_per_second": rate,
+        "model_gflops_per_second": rate * model.flops_per_token / 1e9,
+        "ceiling_gflops_per_second": ceiling / 1e9,
+        "share_of_ceiling": rate * model.flops_per_token / ceiling,
+    }

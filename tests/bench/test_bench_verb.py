@@ -1,0 +1,102 @@
+"""``lmexp bench`` works from the command line to its rows. Sizes are tiny: that it works is tested, not how fast."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from lmexp.bench import harness
+from lmexp.bench.child import Task
+from lmexp.bench.harness import Benchmark, Side
+from lmexp.cli import main
+from lmexp.compose import compose_run
+from lmexp.errors import UserError
+
+ONE_LAUNCH = ["--repeats", "1", "--seconds", "0.2"]
+
+
+def bench_rows(tmp_path, what):
+    """Return the rows of the only call of a benchmark."""
+    (path,) = (tmp_path / "results" / "bench" / what).glob("*.parquet")
+    return pq.read_table(path).to_pylist()
+
+
+def figures_of(rows):
+    """Return {side: {figure: value}} of a call of one repeat."""
+    sides = {}
+    for row in rows:
+        assert row["figure"] not in sides.setdefault(row["side"], {})
+        sides[row["side"]][row["figure"]] = row["value"]
+    return sides
+
+
+def test_train_against_a_bare_loop(small, tmp_path, capsys):
+    assert main(["bench", "train", *ONE_LAUNCH, "--against", "bare", *small]) == 0
+    rows = bench_rows(tmp_path, "train")
+    sides = figures_of(rows)
+    assert set(sides) == {"lmexp", "bare"}
+    ours = sides["lmexp"]
+    assert ours["tokens_per_second"] > 0
+    assert sides["bare"].keys() == {"tokens_per_second"}
+    share = ours["model_gflops_per_second"] / ours["ceiling_gflops_per_second"]
+    assert ours["share_of_ceiling"] == pytest.approx(share)  # the same division, in float64
+    assert 0 < share < 1
+    config = compose_run(["model=llama_small", *small]).config
+    assert {row["config_sha256"] for row in rows} == {config.sha256}
+    assert sorted({row["order"] for row in rows}) == [0, 1]
+    assert all(row["host"] and row["chip"] and row["started_at"] and "mlx" in row["versions"] for row in rows)
+    printed = capsys.readouterr().out
+    assert "4 x 12 tokens a step" in printed
+    assert "lmexp / side" in printed
+
+
+def test_pytorch_trains_on_the_same_batches(small):
+    pytest.importorskip("torch")
+    from lmexp.bench.torch_loop import train
+
+    config = compose_run(["model=llama_small", *small]).config
+    figures = train(Task(config, "cpu", 0.2, {"compiled": False, "threads": 1}))
+    assert figures["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--repeats", "0"], "--repeats 0 must be at least 1"),
+        (["train", "--seconds", "0"], "--seconds 0 must be above 0"),
+        (["train", "--against", "jax"], "invalid choice: 'jax'"),
+        (["train", "--against", "bare", "optimizer=lion"], "knows optimizer=adamw"),
+        (["train", "--against", "torch", "model.dropout=0.1"], "does not follow model.dropout"),
+        (["train", "model=gpt_tinny"], "did you mean 'gpt_tiny'"),
+        (["everything"], "invalid choice: 'everything'"),
+    ],
+)
+def test_a_mistake_is_said_in_one_sentence(arguments, said, tmp_path, capsys):
+    if "torch" in arguments:
+        pytest.importorskip("torch")
+    results = [] if arguments == ["everything"] else [f"paths.results={tmp_path}"]
+    assert main(["bench", *arguments, *results]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_torch_that_is_not_installed_is_said_before_anything_is_launched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["bench", "train", "--against", "torch", "model=gpt_tiny", f"paths.results={tmp_path}"]) == 2
+    assert "pip install 'lmexp[bench]'" in capsys.readouterr().err
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsys):
+    def launch(repeat):
+        if repeat == 2:
+            raise UserError("The third launch fails.")
+        return {"rate": float(repeat)}
+
+    monkeypatch.setattr(harness, "_asked", lambda given: Benchmark("t", [Side("ours", launch)], {"rate": "1/s"}))
+    assert main(["bench", "train", "--repeats", "5", f"paths.results={tmp_path / 'results'}"]) == 2
+    assert [row["value"] for row in bench_rows(tmp_path, "train")] == [0.0, 1.0]
+    assert "The third launch fails." in capsys.readouterr().err
+
+
+def test_a_launch_that_fails_is_said_with_its_last_words():
+    with pytest.raises(UserError, match=r"no such thing .* exit code 3"):
+        harness.run_process(["sh", "-c", "echo first >&2; echo 'no such thing' >&2; exit 3"])
