@@ -9,13 +9,26 @@ from lmexp.errors import UserError
 from lmexp.train.spec import OptimizerSpec
 
 
+class _Muon(optim.Muon):
+    """Muon, which takes a stack of matrices (one for each expert) one by one; MLX's would see one wide matrix."""
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        if parameter.ndim < 3:
+            return super().apply_single(gradient, parameter, state)
+
+        def one(gradient: mx.array, matrix: mx.array, momentum: mx.array) -> tuple[mx.array, mx.array]:
+            own = {"v": momentum}
+            return optim.Muon.apply_single(self, gradient, matrix, own), own["v"]
+
+        parameter, state["v"] = mx.vmap(one)(gradient, parameter, state["v"])
+        return parameter
+
+
 class _MuonWithAdam(optim.MultiOptimizer):
     """Muon for the matrices of the blocks, Adam for all other weights, at a fixed ratio of Muon's rate."""
 
     def __init__(self, muon: optim.Muon, adam: optim.Adam, adam_lr_ratio: float):
-        super().__init__(
-            [muon, adam], [lambda path, weight: weight.ndim == 2 and path.startswith(("layers.", "future."))]
-        )
+        super().__init__([muon, adam], [_is_matrix_of_a_block])
         self.adam_lr_ratio = adam_lr_ratio
 
     @property
@@ -26,6 +39,10 @@ class _MuonWithAdam(optim.MultiOptimizer):
     def learning_rate(self, learning_rate: float | mx.array) -> None:
         self.optimizers[0].learning_rate = learning_rate
         self.optimizers[1].learning_rate = learning_rate * self.adam_lr_ratio
+
+
+def _is_matrix_of_a_block(path: str, weight: mx.array) -> bool:
+    return path.startswith(("layers.", "future.")) and (weight.ndim == 2 or ".experts." in path)
 
 
 def _adam(options: dict[str, Any]) -> optim.Adam:
@@ -39,7 +56,7 @@ def _adafactor(options: dict[str, Any]) -> optim.Optimizer:
 def _muon(options: dict[str, Any]) -> optim.Optimizer:
     muon = {key: options[key] for key in options if not key.startswith("adam_")}
     adam = _adam({"betas": options["adam_betas"], "eps": options["adam_eps"]})
-    return _MuonWithAdam(optim.Muon(learning_rate=0.0, weight_decay=0.0, **muon), adam, float(options["adam_lr_ratio"]))
+    return _MuonWithAdam(_Muon(learning_rate=0.0, weight_decay=0.0, **muon), adam, float(options["adam_lr_ratio"]))
 
 
 BUILDERS = {

@@ -282,5 +282,30 @@ def test_training_evens_the_load_and_every_optimizer_leaves_the_bias_to_it(name)
         np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
+def test_muon_takes_every_expert_by_itself():
+    generator = np.random.default_rng(4)
+    weight, *gradients = (mx.array(generator.normal(size=(4, 10, 12)).astype(np.float32)) for _ in range(3))
+
+    def after(weights, gradients):
+        optimizer = build_optimizer(optimizer_spec("muon"))
+        optimizer.init(weights)
+        for gradient in gradients:
+            optimizer.learning_rate = mx.array(0.1)
+            weights = optimizer.apply_gradients(gradient, weights)
+        return weights
+
+    def one_expert(array, index):
+        return {"layers": [{"mixer": {"query": array[index]}}]}
+
+    def stack(array):
+        return {"layers": [{"feedforward": {"experts": {"up": array}}}]}
+
+    together = after(stack(weight), [stack(gradient) for gradient in gradients])["layers"][0]["feedforward"]["experts"]
+    for index in range(4):
+        alone = after(one_expert(weight, index), [one_expert(gradient, index) for gradient in gradients])
+        # Five products in a row, as one batch: their float32 roundings differ.
+        assert mx.allclose(together["up"][index], alone["layers"][0]["mixer"]["query"], atol=1e-5).item()
+
+
 def test_a_dense_model_has_no_load():
     assert stepper().step(0, batch(0), 0.01).expert_load_max_over_mean is None
