@@ -39,7 +39,7 @@ def tight_windows(monkeypatch):
 
 KINDS = LAWFUL | shrunk_presets()
 every_kind = pytest.mark.parametrize("name", KINDS)
-# Each new kernel costs half a second of the C++ compiler, so these few stand for all mixers, norms and feed-forwards.
+# Each kernel costs a run of the C++ compiler, so these few stand for all mixers, norms and feed-forwards.
 COMPILED = ("mla, latent narrower than a head", "gemma", "experts in groups, some shared", "delta among attention")
 
 
@@ -257,6 +257,7 @@ def test_gradients_are_finite_differences(name):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and not mx.metal.is_available(), reason="MLX compiles with g++ here")
+@pytest.mark.usefixtures("parsed_headers")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_equals_uncompiled(name):
     model, tokens = make_model(KINDS[name], context=CONTEXT), tokens_of(0)  # its own: tracing leaves marks
