@@ -1,7 +1,7 @@
 """The judge: bits per byte on a fixed text. The same code for every arm; no config can tune it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,9 +72,21 @@ class Judge:
     def _total(self, starts: Iterable[int]) -> float:
         was_training = self._model.training
         self._model.eval()
-        nats = sum(np.asarray(self._nats_of(*self._batch(start))).sum(dtype=np.float64) for start in starts)
+        nats = sum(np.asarray(batch).sum(dtype=np.float64) for batch in self._scored_ahead(starts))
         self._model.train(was_training)
         return float(nats)
+
+    def _scored_ahead(self, starts: Iterable[int]) -> Iterator[mx.array]:
+        """Yield the nats of each batch while the device is at the next one already."""
+        previous: mx.array | None = None
+        for start in starts:
+            scored = self._nats_of(*self._batch(start))
+            mx.async_eval(scored)
+            if previous is not None:
+                yield previous
+            previous = scored
+        if previous is not None:
+            yield previous
 
     @property
     def _starts(self) -> range:

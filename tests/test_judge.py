@@ -93,3 +93,15 @@ def test_warming_scores_each_shape_of_batch_once_and_changes_no_figure():
     warm.warm()
     assert seen == [(221, 37), (812 - 3 * 221, 37)]  # 8192 // 37 windows at once, and what is left of 812
     assert warm() == cold()
+
+
+def test_a_batch_is_under_way_while_the_one_before_it_is_read():
+    tokens = np.random.default_rng(1).integers(0, 3, 30_011).astype(np.uint16)
+    judge = Judge(Table(TABLE), tokens, BYTES, 37, compiled=False)
+    dispatched = []
+    scored = judge._nats_of
+    judge._nats_of = lambda inputs, *rest: (dispatched.append(len(inputs)), scored(inputs, *rest))[1]
+    ahead = [len(dispatched) for _ in judge._scored_ahead(judge._starts)]
+    assert ahead == [2, 3, 4, 4]
+    one_by_one = sum(np.asarray(scored(*judge._batch(start))).sum(dtype=np.float64) for start in judge._starts)
+    assert judge().nats == one_by_one  # bit for bit
