@@ -97,7 +97,9 @@ def test_warming_scores_each_shape_of_batch_once_and_changes_no_figure():
 
 def test_a_batch_is_under_way_while_the_one_before_it_is_read():
     tokens = np.random.default_rng(1).integers(0, 3, 30_011).astype(np.uint16)
-    judge = Judge(Table(TABLE), tokens, BYTES, 37, compiled=False)
+    model = Table(TABLE)
+    model.eval()
+    judge = Judge(model, tokens, BYTES, 37, compiled=False)
     dispatched = []
     scored = judge._nats_of
     judge._nats_of = lambda inputs, *rest: (dispatched.append(len(inputs)), scored(inputs, *rest))[1]
