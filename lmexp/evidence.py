@@ -212,7 +212,8 @@ def _identity_faults(run: Launched, row: Row, config: RunConfig, plan_name: str)
         faults.append(f"its row says {row['status']}, and there is no {marker} beside it")
     if row["status"] != OK and row["probe_after"] is not None:
         faults.append(f"its row says {row['status']}, and has what is measured only after a run has ended well")
-    return faults + (_points_faults(run.folder, row) if row["status"] == OK else [])
+    trained = config.decode.n_tokens is None  # else there is nothing to log on the way
+    return faults + (_points_faults(run.folder, row) if row["status"] == OK and trained else [])
 
 
 def _points_faults(folder: Path, row: Row) -> list[str]:

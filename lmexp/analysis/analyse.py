@@ -35,7 +35,7 @@ from lmexp.statistics.equivalence import Equivalence, tost_contrast
 from lmexp.statistics.estimates import TOO_FEW, Estimate
 
 ENVIRONMENT = ("device", "chip", "blas", "mlx_version", "git_commit", "git_dirty")
-_ALWAYS_SHOWN = ("n_params", "tokens_per_second", "steps")
+_ALWAYS_SHOWN = ("n_params", "tokens_per_second", "steps")  # where any run measured them
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def analyse(
     breach = _disbelieved(runs, settings) or _breach(stage, primary)
     amendments = _amended_after_data(lock, runs) if lock and settings == REGISTERED else ()
     verdicts = _verdicts(desk, breach, amendments, settings)
-    names = tuple(dict.fromkeys((*plan.metrics, *_ALWAYS_SHOWN)))
+    told = [name for name in _ALWAYS_SHOWN if used.empty or used[name].notna().any()]
+    names = tuple(dict.fromkeys((*plan.metrics, *told)))
     drift, environment = drift_of(used), _environment(used)
     return Analysis(
         plan=stage.plan,

@@ -13,6 +13,7 @@ import numpy as np
 
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.measures import Measure, measure_of
+from lmexp.criteria import comparisons, parse
 from lmexp.statistics.blocks import mean_estimate
 from lmexp.statistics.contrasts import ratio_of_means
 from lmexp.statistics.estimates import Estimate, undefined
@@ -100,6 +101,58 @@ def _effect(measure: Measure, values: np.ndarray, base: np.ndarray, confidence: 
     both &= (np.nan_to_num(values) > 0) & (np.nan_to_num(base) > 0)
     top, bottom = (base, values) if measure.direction == "lower" else (values, base)
     return ratio_of_launches(top[both], bottom[both], confidence)
+
+
+def ratios(analysis: Analysis, metric: str) -> dict[tuple[str, str], Estimate]:
+    """Return each compared level's value over the control's, by (level, place of the other factor).
+
+    Speeds and durations by paired logarithms, other measures by the ratio of their means (Fieller); counts that are the
+    same at every seed are known exactly. Each interval holds for itself. Empty as :func:`effects` is.
+    """
+    found = crossing_of(analysis, metric)
+    if found is None or found.base is None:
+        return {}
+    base = found.values[found.levels.index(found.base)]
+    return {
+        (level, place): _ratio(found.measure, found.values[row, column], base[column], analysis.confidence)
+        for row, level in enumerate(found.levels)
+        for column, place in enumerate(found.places)
+        if level != found.base
+    }
+
+
+def _ratio(measure: Measure, top: np.ndarray, bottom: np.ndarray, confidence: float) -> Estimate:
+    both = (np.nan_to_num(top) > 0) & (np.nan_to_num(bottom) > 0)
+    top, bottom = top[both], bottom[both]
+    if measure.logarithmic:
+        return ratio_of_launches(top, bottom, confidence)
+    if measure.exact and len(top) and np.ptp(top) == np.ptp(bottom) == 0:
+        value = float(top[0] / bottom[0])
+        return Estimate(value, value, value, confidence, len(top), None, "exact", None)
+    return ratio_of_means(top, bottom, confidence)
+
+
+def thresholds(analysis: Analysis, metric: str) -> list[float]:
+    """Return what the plan's criteria hold ratios of a metric against, 1 apart, in order of size."""
+    plan = analysis.plan
+    texts = [text for each in plan.hypotheses for text in (each.supported_if, each.falsified_if)]
+    held = [comparison for text in texts for comparison in comparisons(parse(text))]
+    ours = [each for each in held if each.term.name == "ratio" and (each.term.metric or plan.primary.name) == metric]
+    return sorted({each.threshold for each in ours} - {1.0})
+
+
+def parting(found: Mapping[tuple[str, str], Estimate], level: str, threshold: float) -> str | None:
+    """Return the place from which on a level's ratios lie beyond a threshold, seen from 1, with their whole intervals.
+
+    None where the last place's does not.
+    """
+    first = None
+    for (each, place), estimate in found.items():
+        if each == level:
+            limit = estimate.high if threshold < 1 else estimate.low
+            is_beyond = limit is not None and (limit < threshold) == (threshold < 1) and limit != threshold
+            first = (first or place) if is_beyond else None
+    return first
 
 
 def means(values: np.ndarray, is_log: bool) -> np.ndarray:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import exp, floor, log10
+from typing import Any
 
 from lmexp.plan import Plan
 from lmexp.results import SECONDS_PER_STEP_ALL_IN, is_speed_or_duration
 
 UNDEFINED = "undefined"
+_EVERYDAY = 1e9  # from here on, powers of ten
 _ROUNDING = 1e-12  # below this a number is rounding, not a small value
 
 
@@ -17,7 +19,8 @@ class Measure:
 
     A speed or a duration is ``logarithmic``: arms are compared by ratios, on the logarithms of their values. What is
     counted rather than measured is ``exact``: equal values at every seed are knowledge, not a lack of spread. Values
-    times ``scale`` are in ``unit``: bytes are shown as MiB.
+    times ``scale`` are in ``unit``: bytes are shown as MiB. What is ``proportional`` differs by factors between arms,
+    and is drawn so, though it is analysed as it is.
     """
 
     name: str
@@ -28,6 +31,12 @@ class Measure:
     logarithmic: bool = False
     exact: bool = False
     scale: float = 1.0
+    proportional: bool = False
+
+    @property
+    def on_log_axis(self) -> bool:
+        """Whether its values stand on a logarithmic axis, where equal ratios are equally far apart."""
+        return self.logarithmic or self.proportional
 
     @property
     def sign(self) -> int | None:
@@ -71,13 +80,14 @@ def _enough(value: float, places: int) -> int:
 def significant(value: float) -> str:
     """Write four significant figures, without an exponent for everyday magnitudes."""
     size = abs(value)
-    if size and not 1e-4 <= size < 1e9:
+    if size and not 1e-4 <= size < _EVERYDAY:
         text = f"{value:.3e}"
     else:
         text = f"{value:,.0f}" if size >= 1e4 else f"{value:.4g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+_COUNTED: dict[str, Any] = {"exact": True, "proportional": True}
 _KNOWN = (
     Measure("val_bpb", "Validation loss", "bits/byte", "lower", decimals(4)),
     Measure("val_bpb_best", "Best validation loss", "bits/byte", "lower", decimals(4)),
@@ -92,17 +102,33 @@ _KNOWN = (
     Measure("steps_per_second", "Speed", "steps/s", "higher", decimals(2), logarithmic=True),
     Measure("peak_memory_bytes", "Peak memory", "MiB", "lower", decimals(1, 2**-20), scale=2**-20),
     Measure("decode_tokens_per_second", "Decoding speed", "tokens/s", "higher", decimals(1), logarithmic=True),
-    Measure("cache_bytes_per_token_per_layer", "Cache per token and layer", "bytes", "lower", decimals(0), exact=True),
+    Measure(
+        "cache_bytes_per_token_per_layer",
+        "Cache per token and layer",
+        "bytes",
+        "lower",
+        decimals(0),
+        exact=True,
+        proportional=True,
+    ),
     Measure(
         "decode_peak_memory_bytes",
         "Peak memory of decoding",
         "MiB",
         "lower",
         decimals(1, 2**-20),
-        exact=True,
         scale=2**-20,
+        **_COUNTED,
     ),
-    Measure("longest_length_tokens", "Longest sequence that fits", "tokens", "higher", decimals(0), exact=True),
+    Measure(
+        "longest_length_tokens",
+        "Longest sequence that fits",
+        "tokens",
+        "higher",
+        decimals(0),
+        exact=True,
+        proportional=True,
+    ),
     Measure("steps", "Steps", "", None, decimals(0)),
     Measure("tokens", "Tokens", "M", None, decimals(2, 1e-6), scale=1e-6),
     Measure("step_at_best", "Step of the best", "", None, decimals(0)),
@@ -145,5 +171,7 @@ def number_text(value: float | None, places: int = 2) -> str:
     """Write a unit-free number with a true minus sign; ``undefined`` for None."""
     if value is None:
         return UNDEFINED
+    if abs(value) >= _EVERYDAY:  # the end of an interval that says nothing
+        return significant(value)
     places = _enough(value, places)
     return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no negative zero

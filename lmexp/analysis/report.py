@@ -165,6 +165,7 @@ def _pictures(analysis: Analysis, steps: Steps) -> tuple[dict[str, Picture | Non
         "interaction": figures.interaction_plot(analysis),
         "others": figures.other_interactions_plot(analysis),
         "speedup": figures.speed_up_plot(analysis),
+        "ratios": figures.ratios_plot(analysis),
         "sweep": figures.sweep_plot(analysis),
         "curves": figures.loss_curves(analysis, curves, f"{measure.label}, {measure.unit}"),
         "gaps": figures.gap_curves(analysis, curves, measure.unit),

@@ -25,7 +25,7 @@ def main() -> None:
 def _answer(task: Task) -> None:
     import mlx.core as mx
 
-    from lmexp.benchmark.generation import next_token, skip
+    from lmexp.benchmark.generation import next_token
     from lmexp.model.language_model import LanguageModel
 
     model = LanguageModel(task.spec, task.vocab_size, task.padded_vocab_size, task.context_length)
@@ -38,7 +38,8 @@ def _answer(task: Task) -> None:
         mx.reset_peak_memory()
         caches, token = model.make_caches(length - 1), mx.array([[0]])
         mx.eval(next_token(model, caches, token))
-        skip(caches, length - 3)
+        for cache in caches:
+            cache.skip(length - 3)
         mx.eval(next_token(model, caches, token))
         fits = is_enforced() or mx.get_peak_memory() <= task.memory_limit_bytes
         del caches

@@ -11,7 +11,7 @@ from lmexp.benchmark.spec import UNCOUNTED_TOKENS
 from lmexp.decoding.decoder import Decoder
 from lmexp.decoding.options import Sampling
 from lmexp.decoding.sampling import row_keys
-from lmexp.model.cache import Cache, RowsCache
+from lmexp.model.cache import Cache
 from lmexp.model.language_model import LanguageModel
 
 _TELL_SECONDS = 1.0  # seldom, because telling takes time from the generation
@@ -62,16 +62,6 @@ def time_generation(model: LanguageModel, prompt: int, n_tokens: int, tell: Call
     )
 
 
-def skip(caches: Sequence[Cache], n_tokens: int) -> None:
-    """Let caches count that many tokens as read, which were not: their rows are zeros, or left from before.
-
-    A step after that costs what a step after a text of that length costs, which would take far longer to read.
-    """
-    for cache in caches:
-        if isinstance(cache, RowsCache):  # other kinds take the same memory and time however long the text
-            cache.length += n_tokens
-
-
 def next_token(model: LanguageModel, caches: Sequence[Cache], token: mx.array) -> mx.array:
     """Return the likeliest token, (1, 1), after this one."""
     logits = model(token, caches)[..., : model.vocab_size]
@@ -83,6 +73,7 @@ def _rehearse(model: LanguageModel, n_tokens: int) -> None:
     caches, token, length = model.make_caches(n_tokens - 1), mx.array([[0]]), 1
     mx.eval(next_token(model, caches, token))
     while 2 * length < n_tokens:
-        skip(caches, length - 1)
+        for cache in caches:
+            cache.skip(length - 1)
         mx.eval(next_token(model, caches, token))
         length *= 2

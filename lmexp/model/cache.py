@@ -41,6 +41,12 @@ class Cache(Protocol):
     def can_rewind(self, n_tokens: int) -> bool:
         """Tell whether that many of the latest tokens can be forgotten."""
 
+    def skip(self, n_tokens: int) -> None:
+        """Count so many tokens as read that were not; not before the first token.
+
+        What is remembered of them means nothing: this serves to measure what a step after a long text costs.
+        """
+
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:
         """Put caches of any lengths, each of one row or more, into one batch, in this order."""
@@ -137,6 +143,10 @@ class RowsCache:
         """Tell whether that many of the latest tokens can be forgotten."""
         return 0 <= n_tokens <= self._shortest()
 
+    def skip(self, n_tokens: int) -> None:
+        """Count so many tokens as read that were not: their rows are zeros, or left from before."""
+        self.length += n_tokens
+
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:
         """Put caches of any lengths, each of one row or more, into one batch, in this order.
@@ -205,6 +215,11 @@ class WindowCache(RowsCache):
         """Tell whether that many of the latest tokens can be forgotten: what the one before them saw must be stored."""
         is_stored = self.dropped == 0 or self._held - n_tokens >= self.window - 1
         return super().can_rewind(n_tokens) and is_stored
+
+    def skip(self, n_tokens: int) -> None:
+        """Count so many tokens as read that were not: their rows are zeros, or left from before."""
+        super().skip(n_tokens)
+        self.dropped = max(self.dropped, self.length - self._kept)
 
     def _append(self, rows: Sequence[mx.array], n_new: int) -> list[mx.array]:
         fits = self._held + n_new <= self._room
@@ -283,6 +298,10 @@ class RecurrentCache:
     def can_rewind(self, n_tokens: int) -> bool:
         """Tell whether that many of the latest tokens can be forgotten: none can be, one by one."""
         return n_tokens == 0
+
+    def skip(self, n_tokens: int) -> None:
+        """Count so many tokens as read that were not."""
+        self.position = self.position + n_tokens
 
     @classmethod
     def merge(cls, caches: Sequence[Self]) -> Self:

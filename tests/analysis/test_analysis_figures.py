@@ -12,12 +12,13 @@ from report_plans import FRESH, RATES, sweep_plan, sweep_rows, timing_plan, timi
 
 from lmexp.analysis import analyse, figures
 from lmexp.analysis.chart import text_width
-from lmexp.analysis.crossing import crossing_of, effects
+from lmexp.analysis.crossing import crossing_of, effects, parting, ratios, thresholds
 from lmexp.analysis.curves import Curve, mean_curve, read_curves
 from lmexp.analysis.diagnostics import residuals
 from lmexp.analysis.pictures import Picture
-from lmexp.plan import Analysis, Metric
+from lmexp.plan import Analysis, Metric, read_plan
 from lmexp.statistics.blocks import fit_blocks
+from lmexp.statistics.estimates import Estimate
 
 PLAN = make_plan()
 RUNS = make_runs(PLAN, slowing=0.1)
@@ -35,6 +36,28 @@ def speeds():
     plan = timing_plan()
     runs, steps = timing_rows(plan)
     return analyse(plan, runs, make_lock(plan), steps)
+
+
+@pytest.fixture(scope="module")
+def latent():
+    """The plan that asks for bytes and lengths: a memory that parts at 2k, counts that no seed changes."""
+    plan = read_plan("mla_kv_cache")
+    runs = make_runs(plan)
+    generator = np.random.Generator(np.random.PCG64(5))
+    is_latent = runs["arm"].str.startswith("mla").to_numpy()
+    saved = (
+        runs["arm"].str.split("-").str[1].map({"512": 0.95, "1k": 0.85, "2k": 0.75, "4k": 0.6, "8k": 0.5}).to_numpy()
+    )
+    noise = generator.normal(1, 0.002, (2, len(runs)))
+    runs = runs.assign(
+        decode_tokens_per_second=90 * np.where(is_latent, 1.1, 1.0) * noise[0],
+        cache_bytes_per_token_per_layer=np.where(is_latent, 576.0, 4096.0),
+        decode_peak_memory_bytes=2e8 * np.where(is_latent, saved, 1.0) * noise[1],
+        longest_length_tokens=np.where(is_latent, 200_000.0, 30_000.0),
+        tokens_per_second=np.nan,
+        steps=np.nan,
+    )
+    return analysed(plan, runs)
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +439,67 @@ class TestCrossed:
         assert titles == ["Time to the first step, s", "Peak memory, MiB"]
         assert len(drawn.paths("arm-1", 2)) == 2
 
-    def test_other_plans_have_none_of_them(self, llama):
+    def test_what_differs_by_factors_stands_on_logarithmic_axes(self, latent):
+        drawn = Drawing(figures.other_interactions_plot(latent).wide)
+        scale = drawn.upright_scale(0)
+        assert scale(drawn.paths("ink", 2)[0][:, 1]) == pytest.approx([4096] * 5, rel=5e-3)
+        assert scale(drawn.paths("arm-0", 2)[0][:, 1]) == pytest.approx([576] * 5, rel=5e-3)
+
+    def test_ratios_stand_beside_what_the_criteria_ask(self, latent):
+        picture = figures.ratios_plot(latent)
+        drawn = Drawing(picture.wide)
+        assert [text for text, _, _, _ in drawn.texts if text.endswith("ratio to mha")] == [
+            "Decoding speed, ratio to mha",
+            "Cache per token and layer, ratio to mha",
+            "Peak memory of decoding, ratio to mha",
+            "Longest sequence that fits, ratio to mha",
+        ]
+        found = ratios(latent, "decode_peak_memory_bytes")
+        scale, dots = drawn.upright_scale(1), drawn.paths("arm-0", 8)
+        assert scale(dots[2][:, 1]) == pytest.approx([each.value for each in found.values()], rel=5e-3)
+        assert scale(dots[2][:, 1]) == pytest.approx([0.95, 0.85, 0.75, 0.6, 0.5], rel=0.02)
+        for said in (
+            "Decoding speed: mla is not above 1.25 at length 8k.",
+            "Cache per token and layer: mla is below 0.15 from length 512 on.",
+            "Peak memory of decoding: mla is below 0.80 from length 2k on.",
+            "Longest sequence that fits: mla is above 1.25 from length 512 on.",
+        ):
+            assert said in picture.caption
+
+    def test_counts_that_no_seed_changes_have_exact_ratios(self, latent):
+        (exact, *_) = ratios(latent, "cache_bytes_per_token_per_layer").values()
+        assert (exact.value, exact.low, exact.high) == (576 / 4096,) * 3
+        peak = ratios(latent, "decode_peak_memory_bytes")["mla", "512"]
+        assert peak.low < peak.value < peak.high
+
+    def test_thresholds_are_those_of_the_criteria(self, latent):
+        assert thresholds(latent, "decode_peak_memory_bytes") == [0.8]
+        assert thresholds(latent, "decode_tokens_per_second") == [1.25]  # 1 has a line of its own
+
+    def test_a_parting_lasts_to_the_end(self):
+        def estimates(*intervals):
+            places = "abc"
+            return {
+                ("mla", place): Estimate(sum(ends) / 2, *ends, 0.95, 3, None, "made", None)
+                for place, ends in zip(places, intervals, strict=True)
+            }
+
+        low, wide, high = (0.6, 0.7), (0.7, 0.9), (0.85, 0.95)
+        assert parting(estimates(low, low, low), "mla", 0.8) == "a"
+        assert parting(estimates(low, wide, low), "mla", 0.8) == "c"
+        assert parting(estimates(low, low, wide), "mla", 0.8) is None
+        assert parting(estimates(high, wide, low), "mla", 0.8) == "c"
+        over, not_quite = (1.3, 1.4), (1.2, 1.3)
+        assert parting(estimates(not_quite, over, over), "mla", 1.25) == "b"
+        assert parting(estimates(over, over, not_quite), "mla", 1.25) is None
+
+    def test_what_no_run_measured_has_no_column(self, latent, llama):
+        assert [each.name for each in latent.measures if each.name in ("tokens_per_second", "steps")] == []
+        assert [each.name for each in llama.measures if each.name in ("tokens_per_second", "steps")] != []
+
+    def test_other_plans_have_none_of_them(self, llama, speeds):
+        assert figures.ratios_plot(llama) is None
+        assert figures.ratios_plot(speeds) is None  # of speeds there is the speed-up
         assert figures.interaction_plot(llama) is None
         assert figures.speed_up_plot(llama) is None
         assert figures.other_interactions_plot(llama) is None
@@ -530,10 +613,10 @@ class TestDrift:
 
 
 @pytest.fixture(scope="module")
-def everything(llama, speeds, sweep):
+def everything(llama, speeds, sweep, latent):
     """Every figure there is, of every plan that has it."""
     makers = [getattr(figures, name) for name in figures.__all__ if name not in ("loss_curves", "gap_curves")]
-    found = [make(analysis) for make in makers for analysis in (llama, speeds, sweep)]
+    found = [make(analysis) for make in makers for analysis in (llama, speeds, sweep, latent)]
     found += [figures.loss_curves(llama, curves_of(llama), "Loss"), figures.gap_curves(llama, curves_of(llama), "")]
     return [picture for picture in found if picture is not None]
 

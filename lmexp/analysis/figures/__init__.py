@@ -6,7 +6,7 @@ They return None where there is nothing to draw.
 from lmexp.analysis.figures.diagnostics import diagnostics_plot
 from lmexp.analysis.figures.drift import drift_plot
 from lmexp.analysis.figures.estimation import estimation_plot
-from lmexp.analysis.figures.factors import interaction_plot, other_interactions_plot, speed_up_plot
+from lmexp.analysis.figures.factors import interaction_plot, other_interactions_plot, ratios_plot, speed_up_plot
 from lmexp.analysis.figures.forest import forest_plot
 from lmexp.analysis.figures.launches import traces_plot
 from lmexp.analysis.figures.sweep import sweep_plot
@@ -21,6 +21,7 @@ __all__ = [
     "interaction_plot",
     "loss_curves",
     "other_interactions_plot",
+    "ratios_plot",
     "speed_up_plot",
     "sweep_plot",
     "traces_plot",

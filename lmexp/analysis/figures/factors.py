@@ -1,13 +1,13 @@
 """Crossed designs: how one factor's effect depends on the other, and the speed-up at every level of the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.chart import Axis, Canvas, Panel, Tile, factor_texts, shortened, span, stacked, text_width, tiles
 from lmexp.analysis.colours import INK, arm_colour
-from lmexp.analysis.crossing import Crossing, crossing_of, effects, means
+from lmexp.analysis.crossing import Crossing, crossing_of, effects, means, parting, ratios, thresholds
 from lmexp.analysis.measures import number_text
 from lmexp.analysis.pictures import WIDE, Picture, counted, evenly, picture, sample_text
 from lmexp.statistics.estimates import Estimate
@@ -61,12 +61,12 @@ def _title(found: Crossing) -> str:
 
 
 def _ends(found: Crossing) -> tuple[float, float]:
-    return span(found.values * found.measure.scale, log=found.measure.logarithmic)
+    return span(found.values * found.measure.scale, log=found.measure.on_log_axis)
 
 
 def _panel(canvas: Canvas, found: Crossing, tile: Tile, ends: tuple[float, float], is_log: bool | None = None) -> Panel:
     """Return a panel with the places of a crossing beneath it."""
-    is_log = found.measure.logarithmic if is_log is None else is_log
+    is_log = found.measure.on_log_axis if is_log is None else is_log
     x = Axis(-0.4, len(found.places) - 0.6, tile.left, tile.right)
     panel = canvas.panel(x, Axis(*ends, tile.bottom, tile.top, is_log))
     panel.names_below(range(len(found.places)), found.places)
@@ -115,7 +115,7 @@ def other_interactions_plot(analysis: Analysis) -> Picture | None:
     n = found[0].values.shape[2]
     caption = (
         f"The other measures over {found[0].over}, one line per level of {found[0].compared} (n = {counted(n, 'seed')} "
-        f"each). Speeds and durations stand on logarithmic axes.{sample_text(min(n, _MOST_SEEDS), n)}"
+        f"each). What differs by factors stands on logarithmic axes.{sample_text(min(n, _MOST_SEEDS), n)}"
     )
     return picture("others", " ".join(map(_alt, found)), caption, lambda width: _others(found, width))
 
@@ -129,11 +129,16 @@ def _others(found: Sequence[Crossing], width: float) -> Canvas:
         panel.rules(4)
         panel.title(_title(each), INK, bold=True, lift=10)
         _draw_means(panel, each)
-    x = 0.0
-    for level in found[0].levels:  # a key, since the panels are too small for names
-        canvas.text(x, 14, level, _colour(found[0], level), bold=True, size=12)
-        x += text_width(level, 12, bold=True) + 18
+    _key(canvas, found[0].levels, found[0])
     return canvas
+
+
+def _key(canvas: Canvas, levels: Sequence[str], found: Crossing) -> None:
+    """Name the levels above panels that are too small for names."""
+    x = 0.0
+    for level in levels:
+        canvas.text(x, 14, level, _colour(found, level), bold=True, size=12)
+        x += text_width(level, 12, bold=True) + 18
 
 
 def speed_up_plot(analysis: Analysis) -> Picture | None:
@@ -157,30 +162,88 @@ def speed_up_plot(analysis: Analysis) -> Picture | None:
     return picture("speedup", alt, caption, lambda width: _speed_up(found, known, width))
 
 
-def _speed_up(found: Crossing, ratios: dict[tuple[str, str], Estimate], width: float) -> Canvas:
+def _speed_up(found: Crossing, known: dict[tuple[str, str], Estimate], width: float) -> Canvas:
     height = 300.0 if width == WIDE else 270.0
     canvas = Canvas(width, height)
     names = max(text_width(level, 11, bold=True) for level in found.levels)
     tile = Tile(58, width - 20 - min(names, width / 4), 34, height - 46, True, True)
-    panel = _panel(canvas, found, tile, _ratio_ends(ratios), is_log=True)
+    panel = _panel(canvas, found, tile, _ratio_ends(known), is_log=True)
     panel.rules(6, factor_texts)
     panel.level(1.0, INK)
     panel.title(f"Speed-up over {found.base} (logarithmic)", lift=14)
-    ends = {}
-    for row, level in enumerate(found.levels):
-        known = [place for place in found.places if (level, place) in ratios]
-        if known:
-            across = np.array([found.places.index(place) for place in known], dtype=float) + _aside(found, row)
-            ends[level] = _draw_ratios(panel, across, [ratios[level, place] for place in known], _colour(found, level))
-    _name_lines(panel, found, ends)
+    _name_lines(panel, found, _draw_all_ratios(panel, found, known))
     return canvas
 
 
-def _ratio_ends(ratios: dict[tuple[str, str], Estimate]) -> tuple[float, float]:
+def ratios_plot(analysis: Analysis) -> Picture | None:
+    """Draw the ratio to the control at every level of the other factor, one panel for each metric of the plan.
+
+    Dashed lines are what the plan's criteria hold these ratios against. None unless two factors are crossed and a
+    metric differs by factors without being a speed, such as bytes.
+    """
+    found = [each for name in analysis.source.metrics if (each := crossing_of(analysis, name)) is not None]
+    found = [each for each in found if each.measure.on_log_axis and each.base and ratios(analysis, each.measure.name)]
+    if not any(each.measure.proportional for each in found):
+        return None
+    sentences = " ".join(_partings(analysis, found))
+    caption = (
+        f"Each measure over that of {found[0].base} at the same {found[0].over} (n = "
+        f"{counted(found[0].values.shape[2], 'seed')}), with {analysis.confidence:.0%} intervals, each for itself (no "
+        "wider than a point where all seeds counted the same). Logarithmic axes; dashed lines are what the plan's "
+        f"criteria ask for. {sentences}"
+    ).strip()
+    alt = f"Ratio to {found[0].base}. " + " ".join(
+        f"{each.measure.label}, {level}, {place}: {number_text(ratio.value)}."
+        for each in found
+        for (level, place), ratio in ratios(analysis, each.measure.name).items()
+    )
+    return picture("ratios", alt, caption, lambda width: _ratios(analysis, found, width))
+
+
+def _partings(analysis: Analysis, found: Sequence[Crossing]) -> Iterator[str]:
+    """Say where each ratio passes what the criteria hold it against, and stays beyond it."""
+    for each in found:
+        known = ratios(analysis, each.measure.name)
+        for level in (level for level in each.levels if level != each.base):
+            for threshold in thresholds(analysis, each.measure.name):
+                place, side = parting(known, level, threshold), "below" if threshold < 1 else "above"
+                is_so = f"is {side} {number_text(threshold)} from {each.over} {place} on"
+                is_not = f"is not {side} {number_text(threshold)} at {each.over} {each.places[-1]}"
+                yield f"{each.measure.label}: {level} {is_so if place else is_not}."
+
+
+def _ratios(analysis: Analysis, found: Sequence[Crossing], width: float) -> Canvas:
+    height, places = tiles(len(found), width, 2 if width == WIDE else 1, 130, left=58, gap=62, head=72)
+    canvas = Canvas(width, height)
+    for tile, each in zip(places, found, strict=True):
+        known = {key: ratio for key, ratio in ratios(analysis, each.measure.name).items() if ratio.value is not None}
+        held = [*thresholds(analysis, each.measure.name), 1.0]
+        panel = _panel(canvas, each, tile, span(np.append(_ratio_ends(known), held), log=True), is_log=True)
+        panel.rules(5, factor_texts)
+        for threshold in held:
+            panel.level(threshold, INK, dash="" if threshold == 1.0 else "5 4")
+        panel.title(f"{each.measure.label}, ratio to {each.base}", INK, bold=True, lift=10)
+        _draw_all_ratios(panel, each, known)
+    _key(canvas, [level for level in found[0].levels if level != found[0].base], found[0])
+    return canvas
+
+
+def _draw_all_ratios(panel: Panel, found: Crossing, known: dict[tuple[str, str], Estimate]) -> dict[str, float]:
+    """Draw one line per compared level; return where each ends, in pixels."""
+    ends = {}
+    for row, level in enumerate(found.levels):
+        places = [place for place in found.places if (level, place) in known]
+        if places:
+            across = np.array([found.places.index(place) for place in places], dtype=float) + _aside(found, row)
+            ends[level] = _draw_ratios(panel, across, [known[level, place] for place in places], _colour(found, level))
+    return ends
+
+
+def _ratio_ends(known: dict[tuple[str, str], Estimate]) -> tuple[float, float]:
     """Return an axis for all ratios and 1, which no interval may dwarf."""
-    centres = np.array([1.0, *(each.value or 1.0 for each in ratios.values())])
+    centres = np.array([1.0, *(each.value or 1.0 for each in known.values())])
     low, high = span(centres, 0.3, log=True)
-    limits = [limit for each in ratios.values() for limit in (each.low, each.high) if limit is not None]
+    limits = [limit for each in known.values() for limit in (each.low, each.high) if limit is not None]
     return span(np.append(centres, np.clip(limits, low * low / high, high * high / low)), log=True)
 
 
