@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from lmexp import results
-from lmexp.benchmark.spec import DecodeSpec
+from lmexp.costs.spec import DecodeSpec
 from lmexp.data.spec import DataSpec
 from lmexp.errors import UserError, unknown
 from lmexp.files import write_text

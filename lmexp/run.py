@@ -11,9 +11,9 @@ from typing import Any
 import mlx.core as mx
 
 from lmexp import STARTED_AT, platform, results
-from lmexp.benchmark.generation import time_generation
-from lmexp.benchmark.longest import Task, longest_length
 from lmexp.config import FrozenRun, RunConfig, save
+from lmexp.costs.generation import time_generation
+from lmexp.costs.longest import Task, longest_length
 from lmexp.data import Batches, Dataset, Split, fingerprint, load_dataset
 from lmexp.errors import UserError
 from lmexp.files import write_atomic, write_text

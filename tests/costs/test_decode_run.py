@@ -13,11 +13,11 @@ from tiny_specs import GPT, LAWFUL, LLAMA
 
 from lmexp import results
 from lmexp import run as run_room
-from lmexp.benchmark import longest
-from lmexp.benchmark.generation import next_token, time_generation
-from lmexp.benchmark.longest import Task, longest_length
 from lmexp.compose import compose_run
 from lmexp.config import FrozenRun
+from lmexp.costs import longest
+from lmexp.costs.generation import next_token, time_generation
+from lmexp.costs.longest import Task, longest_length
 from lmexp.errors import UserError
 from lmexp.model.language_model import LanguageModel
 from lmexp.run import run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from lmexp import platform
-from lmexp.benchmark.spec import UNCOUNTED_TOKENS
+from lmexp.costs.spec import UNCOUNTED_TOKENS
 from lmexp.decoding.decoder import Decoder
 from lmexp.decoding.options import Sampling
 from lmexp.decoding.sampling import row_keys

@@ -92,7 +92,7 @@ class _Child:
 
     def _start(self) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
-        command = [sys.executable, "-m", "lmexp.benchmark.child"]
+        command = [sys.executable, "-m", "lmexp.costs.child"]
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
         self._say(self._process, pickle.dumps(self._task))
         return self._process

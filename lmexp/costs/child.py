@@ -1,14 +1,14 @@
-"""``python -m lmexp.benchmark.child``: answers on standard output whether sequences of given lengths fit.
+"""``python -m lmexp.costs.child``: answers on standard output whether sequences of given lengths fit.
 
 Standard input holds a pickled task, then one length a line. Where the operating system enforces the limit, this process
-dies of a length that does not fit; see :func:`lmexp.benchmark.longest.longest_length`.
+dies of a length that does not fit; see :func:`lmexp.costs.longest.longest_length`.
 """
 
 import pickle
 import sys
 
 from lmexp import platform
-from lmexp.benchmark.longest import Task, is_enforced
+from lmexp.costs.longest import Task, is_enforced
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 def _answer(task: Task) -> None:
     import mlx.core as mx
 
-    from lmexp.benchmark.generation import next_token
+    from lmexp.costs.generation import next_token
     from lmexp.model.language_model import LanguageModel
 
     model = LanguageModel(task.spec, task.vocab_size, task.padded_vocab_size, task.context_length)
