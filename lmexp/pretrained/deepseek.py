@@ -62,9 +62,9 @@ def _read(settings: Settings, has_groups: bool, routing: dict[str, Any]) -> dict
         },
         "experts": routing
         | {
-            "n_experts": settings["n_routed_experts"],
+            "n_experts": settings["n_routed_experts"] or 0,
             "n_active": settings["num_experts_per_tok"],
-            "n_shared": settings["n_shared_experts"],
+            "n_shared": settings["n_shared_experts"] or 0,
             "width": settings["moe_intermediate_size"],
             "n_dense_layers": settings["first_k_dense_replace"],
             "scale": settings["routed_scaling_factor"],

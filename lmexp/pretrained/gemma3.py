@@ -23,6 +23,7 @@ def read(settings: Settings) -> dict[str, Any]:
     settings.expect("hidden_activation", "gelu_pytorch_tanh")
     settings.expect("attention_bias", False)
     settings.expect("use_bidirectional_attention", False)
+    settings.expect("attn_logit_softcapping", None)  # Gemma 2 had a cap; QK-norm took its place, and readers differ
     every = settings.get("sliding_window_pattern", settings.get("_sliding_window_pattern", _LOCAL_LAYERS + 1))
     return {
         "n_layers": settings["num_hidden_layers"],
@@ -34,7 +35,6 @@ def read(settings: Settings) -> dict[str, Any]:
         "head_width": settings["head_dim"],
         "qk_norm": True,
         "attention_scale": 1 / math.sqrt(settings["query_pre_attn_scalar"]),
-        "attention_softcap": settings.get("attn_logit_softcapping", None),
         "logit_softcap": settings.get("final_logit_softcapping", None),
         "ffn": "geglu",
         "ffn_width": settings["intermediate_size"],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lmexp.errors import UserError
 
-_FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+_FILES = ["config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json"]
 
 
 def download(hub_id: str) -> Path:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import mlx.core as mx
+
 from lmexp.data import PublishedTokenizer
 from lmexp.data.tokenizer import FILE_NAME
 from lmexp.errors import UserError, unknown
@@ -55,6 +57,8 @@ def load_pretrained(source: str | Path) -> Pretrained:
     model = LanguageModel(spec, vocab_size, n_rows, context_length)
     arrays = read_arrays(folder)
     fill(model, arrays, family.sources_in(arrays, spec), family.ignored_by(spec))
+    del arrays  # so that each is freed as soon as what is made of it is there
+    mx.eval(model.parameters())  # so that the folder is not needed any more
     model.eval()
     return Pretrained(model, tokenizer)
 

@@ -13,7 +13,8 @@ from lmexp.model.count import named_parameters
 from lmexp.model.language_model import LanguageModel
 from lmexp.pretrained.sources import Source, Sources
 
-_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
+_INDEX = f"{_WHOLE}.index.json"
 
 
 def read_arrays(folder: Path) -> dict[str, mx.array]:
@@ -33,18 +34,27 @@ def read_arrays(folder: Path) -> dict[str, mx.array]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files that the index names, or, without one, every safetensors file of the folder."""
-    index = folder / _INDEX
-    if index.exists():
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    """Return the files that the index names, else the one file of the usual name, else every safetensors file."""
+    if (folder / _INDEX).exists():
+        return _shards(folder / _INDEX)
+    if (folder / _WHOLE).exists():
+        return [folder / _WHOLE]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} has no .safetensors file: lmexp reads no other format of weights.")
     return files
 
 
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{index} is damaged ({error!r}): copy it again from the hub.") from error
+    return [index.parent / name for name in sorted(names)]
+
+
 def fill(model: LanguageModel, arrays: Mapping[str, mx.array], sources: Sources, ignored: Collection[str]) -> None:
-    """Give every parameter of a model its published value.
+    """Give every parameter of a model its published value, lazily as well.
 
     Args:
         model: whose parameters are exactly the keys of ``sources``.
@@ -59,7 +69,6 @@ def fill(model: LanguageModel, arrays: Mapping[str, mx.array], sources: Sources,
     assert ours.keys() == sources.keys(), sorted(ours.keys() ^ sources.keys())
     _check_names(arrays, sources, ignored)
     model.load_weights([(path, _built(path, sources[path], arrays, array.shape)) for path, array in ours.items()])
-    mx.eval(model.parameters())  # so that the folder is not needed any more
 
 
 def _check_names(arrays: Mapping[str, mx.array], sources: Sources, ignored: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """Every preset composes, has the stated size, and weighs exactly what a formula on paper says."""
 
+import re
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -117,11 +118,32 @@ def test_positions_and_an_untied_head_count_as_embedding():
     assert model.n_params == model.n_params_non_embedding + (PADDED + CONTEXT + PADDED) * 64
 
 
-def test_a_published_count_comes_out():
-    """GPT-2 (Radford et al. 2019): 50,257 tokens, 1,024 learned positions, 12 layers of 768."""
-    sizes = ["n_layers=12", "n_heads=12", "d_model=768", "position=learned"]
-    spec = spec_from(ModelSpec, preset("gpt_small", *(f"model.{size}" for size in sizes)))
-    assert LanguageModel(spec, 50257, 50257, 1024).n_params == 124_439_808
+def test_microgpt_weighs_what_its_author_says_and_the_gains_of_three_norms():
+    """27 tokens and a context of 16: 4,192 parameters; ours has a gain of 16 in each norm."""
+    assert LanguageModel(spec_from(ModelSpec, preset("microgpt")), 27, 27, 16).n_params == 4192 + 3 * 16
+
+
+SAID = [
+    (r"(\d+) wide", lambda spec: spec.d_model),
+    (r"(\d+) layers?\b", lambda spec: spec.n_layers),
+    (r"sees? (\d+)", lambda spec: spec.window),
+    (r"of (\d+) experts", lambda spec: spec.experts.n_experts),
+    (r"(\d+) of \d+ experts", lambda spec: spec.experts.n_active),
+]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (installed_folder("conf") / "model").glob("[!_]*.yaml")))
+def test_the_first_line_of_a_preset_tells_the_truth(name):
+    line = (installed_folder("conf") / "model" / f"{name}.yaml").read_text().partition("\n")[0]
+    spec = spec_from(ModelSpec, preset(name))
+    numbers = [(float(match[1]), of(spec)) for pattern, of in SAID if (match := re.search(pattern, line))]
+    if match := re.search(r"([\d.]+) (m|b)illion parameters at ([\d,]+) tokens", line):
+        vocab_size, unit = int(match[3].replace(",", "")), {"m": 1e6, "b": 1e9}[match[2]]
+        model = LanguageModel(spec, vocab_size, vocab_size, 1024)
+        digits = len(match[1].partition(".")[2])
+        numbers.append((float(match[1]), round(model.n_params / unit, digits)))
+    assert numbers, "the line has no number"
+    assert all(said == true for said, true in numbers), numbers
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -95,6 +95,7 @@ FAMILIES = {
         },
     ),
     "qwen3": ("Qwen3", _DECODER | {"head_dim": 8}),
+    "qwen3_yarn": ("Qwen3", _DECODER | {"rope_parameters": {key: _YARN[key] for key in list(_YARN)[:4]}}),
     "qwen3_next": ("Qwen3Next", _DECODER | _QWEN_NEXT),
     "deepseek_v2": ("DeepseekV2", _DECODER | _DEEPSEEK | {"q_lora_rank": None, "num_hidden_layers": 3}),
     "deepseek_v2_groups": (

@@ -74,11 +74,22 @@ def test_shards_are_one_model(tmp_path):
         part = {name: weights[name] for name in weights if index[name] == shard}
         mx.save_safetensors(str(tmp_path / shard), part)
     mx.save_safetensors(str(tmp_path / "other.safetensors"), {"not.in.the.index": mx.zeros(1)})
+    with pytest.raises(UserError, match=r"unexpected not\.in\.the\.index"):
+        logits(tmp_path)  # without an index every file counts
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert (logits(tmp_path) == whole).all()
     (tmp_path / "part-1.safetensors").unlink()
     with pytest.raises(UserError, match=r"part-1\.safetensors is missing or damaged"):
         logits(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        logits(tmp_path)
+
+
+def test_other_files_beside_the_usual_one_are_left_alone(tmp_path):
+    whole = logits(published(tmp_path))
+    mx.save_safetensors(str(tmp_path / "consolidated.safetensors"), {"tok_embeddings.weight": mx.zeros(1)})
+    assert (logits(tmp_path) == whole).all()
 
 
 def test_the_decoder_alone_has_no_prefix(tmp_path):
