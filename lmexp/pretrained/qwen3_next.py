@@ -104,5 +104,5 @@ def _delta(spec: ModelSpec, ours: str, theirs: str) -> Sources:
             table[f"{ours}{our}.weight"] = changed(f"{theirs}{their}.weight", split)
     table[f"{ours}time_step_offset"] = same(f"{theirs}dt_bias")
     table[f"{ours}log_rate"] = same(f"{theirs}A_log")
-    table[f"{ours}convolution"] = changed(f"{theirs}conv1d.weight", partial(mx.squeeze, axis=1))
+    table[f"{ours}convolution"] = changed(f"{theirs}conv1d.weight", partial(mx.swapaxes, axis1=1, axis2=2))
     return table
