@@ -102,16 +102,17 @@ def capped_attention(
     Arguments and result as ``mx.fast.scaled_dot_product_attention``, which cannot do that: here the scores of all
     queries are in memory at once, in float32.
     """
-    batch, n_heads, time, head_dim = queries.shape
-    n_kv_heads, n_rows = keys.shape[1], keys.shape[2]
-    grouped = queries.reshape(batch, n_kv_heads, n_heads // n_kv_heads, time, head_dim)
-    scores = (scale * grouped @ keys[:, :, None].swapaxes(-1, -2)).astype(mx.float32)
-    scores = cap * mx.tanh(scores / cap)
-    seen = as_array(mask, time, n_rows)
-    if seen is not None:
-        seen = mx.broadcast_to(seen, (seen.shape[0], seen.shape[1], time, n_rows))
-        split = (n_kv_heads, -1) if seen.shape[1] == n_heads else (1, 1)
-        seen = seen.reshape(seen.shape[0], *split, time, n_rows)
-        scores = mx.where(seen, scores, -mx.inf) if seen.dtype == mx.bool_ else scores + seen
+    groups = queries.shape[1] // keys.shape[1]
+    scores = scale * mx.unflatten(queries, 1, (-1, groups)) @ keys[:, :, None].swapaxes(-1, -2)
+    scores = _masked(cap * mx.tanh(scores.astype(mx.float32) / cap), mask)
     weights = mx.softmax(scores, axis=-1).astype(values.dtype)
-    return (weights @ values[:, :, None]).reshape(batch, n_heads, time, head_dim)
+    return (weights @ values[:, :, None]).flatten(1, 2)
+
+
+def _masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
+    """Apply a mask to scores by groups of heads, (batch, kv_heads, groups, time, n_rows)."""
+    seen = as_array(mask, *scores.shape[-2:])
+    if seen is None:
+        return scores
+    seen = mx.unflatten(seen, 1, scores.shape[1:3]) if seen.shape[1] > 1 else seen[:, None]
+    return mx.where(seen, scores, -mx.inf) if seen.dtype == mx.bool_ else scores + seen

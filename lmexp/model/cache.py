@@ -74,13 +74,13 @@ class RowsCache:
         return self.length if self.padding is None else self.length - self.padding
 
     def update(self, *rows: mx.array) -> list[mx.array]:
-        """Append the new tokens' rows and return all rows so far.
+        """Append the new tokens' rows and return all rows so far, or those that the new tokens see.
 
         Args:
             rows: each (batch, heads, time, width), with heads and width its own.
 
         Returns:
-            For each of them (batch, heads, tokens so far, width); the first ``padding`` of a row mean nothing.
+            For each of them (batch, heads, rows, width), up to the latest; the first ``padding`` of a text mean nothing.
 
         Raises:
             ValueError: when the new tokens do not fit into what is left of the capacity.
