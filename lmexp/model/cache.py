@@ -80,7 +80,7 @@ class RowsCache:
             rows: each (batch, heads, time, width), with heads and width its own.
 
         Returns:
-            For each of them (batch, heads, rows, width), up to the latest; the first ``padding`` of a text mean nothing.
+            For each of them (batch, heads, rows, width), up to the latest; those in a text's ``padding`` mean nothing.
 
         Raises:
             ValueError: when the new tokens do not fit into what is left of the capacity.
