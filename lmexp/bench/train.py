@@ -3,13 +3,14 @@
 import importlib.util
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lmexp import platform
 from lmexp.bench.harness import OURS, Benchmark, Measurement, Side
 from lmexp.compose import compose_run, single_overrides
-from lmexp.config import FrozenRun
+from lmexp.config import FrozenRun, RunConfig
 from lmexp.errors import UserError
 from lmexp.model.spec import ModelSpec
 
@@ -79,32 +80,44 @@ def ours(task: "Task") -> dict[str, float]:
     import mlx.core as mx
 
     from lmexp.bench.ceiling import product_flops_per_second
-    from lmexp.data import load_dataset
-    from lmexp.run import (
-        WARM_UP_STEPS,
-        build_model,
-        make_batches,
-        make_clock,
-        make_stepper,
-        what_can_be_compiled,
-    )
-    from lmexp.train.loop import Log, train
 
     budget = replace(task.config.budget, seconds=task.seconds, steps=None, tokens=None, flops=None, evaluations=1)
     config = replace(task.config, budget=budget)
+    loop = run_loop(config)
+    ceiling = product_flops_per_second(getattr(mx, config.precision.compute), min(_CEILING_SECONDS, task.seconds))
+    flops_per_second = loop.tokens_per_second * loop.flops_per_token
+    return {
+        "tokens_per_second": loop.tokens_per_second,
+        "model_gflops_per_second": flops_per_second / 1e9,
+        "ceiling_gflops_per_second": ceiling / 1e9,
+        "share_of_ceiling": flops_per_second / ceiling,
+    }
+
+
+class Loop(NamedTuple):
+    """What a training loop did: pauses of its clock count as time here, since a user pays for them too."""
+
+    tokens_per_second: float
+    flops_per_token: float
+
+
+def run_loop(config: RunConfig, observe: Callable[[int], None] = lambda steps: None) -> Loop:
+    """Train to the end of the budget as a run does, but for the judge, whose score is a constant here.
+
+    Args:
+        config: budget included.
+        observe: told how many steps are done, whenever the loop has waited for the device.
+    """
+    from lmexp import run
+    from lmexp.data import load_dataset
+    from lmexp.train.loop import Log, train
+
     dataset = load_dataset(config.data)
-    model, batches = build_model(config, dataset), make_batches(config, dataset)
-    stepper = make_stepper(config, model, what_can_be_compiled(config)[0].step)
-    clock, log = make_clock(config, model), Log(lambda clock, log: None)
-    step_seconds = stepper.warm([batches[index] for index in range(WARM_UP_STEPS)])
+    model, batches = run.build_model(config, dataset), run.make_batches(config, dataset)
+    stepper = run.make_stepper(config, model, run.what_can_be_compiled(config)[0].step)
+    clock, log = run.make_clock(config, model), Log(lambda clock, log: observe(clock.synced_steps))
+    step_seconds = stepper.warm([batches[index] for index in range(run.WARM_UP_STEPS)])
     started = time.perf_counter()
     clock.start(step_seconds)
     train(stepper, batches, clock, lambda done: config.optimizer.lr * config.schedule.rate(done), lambda: 0.0, log)
-    rate = clock.tokens / (time.perf_counter() - started)  # pauses of the clock are paid for too
-    ceiling = product_flops_per_second(getattr(mx, config.precision.compute), min(_CEILING_SECONDS, task.seconds))
-    return {
-        "tokens_per_second": rate,
-        "model_gflops_per_second": rate * model.flops_per_token / 1e9,
-        "ceiling_gflops_per_second": ceiling / 1e9,
-        "share_of_ceiling": rate * model.flops_per_token / ceiling,
-    }
+    return Loop(clock.tokens / (time.perf_counter() - started), model.flops_per_token)

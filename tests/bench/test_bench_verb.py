@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from lmexp.bench import harness
+from lmexp.bench import budget, harness, startup
 from lmexp.bench.child import Task
 from lmexp.bench.harness import Benchmark, Side
 from lmexp.cli import main
@@ -48,6 +48,58 @@ def test_train_against_a_bare_loop(small, tmp_path, capsys):
     assert "lmexp / side" in printed
 
 
+def test_data_needs_no_device(small, tmp_path):
+    assert main(["bench", "data", *ONE_LAUNCH, *small]) == 0
+    figures = figures_of(bench_rows(tmp_path, "data"))["lmexp"]
+    assert all(value > 0 for value in figures.values())
+    # The tokens are bytes here, so both rates of encoding are one.
+    assert figures["encode_bytes_per_second"] == pytest.approx(figures["encode_tokens_per_second"])
+
+
+def finishes_with(monkeypatch, module, **row):
+    """Let runs end at once with an invented row, and return the list of what they were asked."""
+    asked = []
+    monkeypatch.setattr(module, "rows_of", lambda arguments: asked.append(arguments) or [row])
+    return asked
+
+
+def test_startup_waits_for_a_run_the_help_and_the_config(small, tmp_path, monkeypatch):
+    asked = finishes_with(monkeypatch, startup, time_to_first_step_seconds=2.5)
+    assert main(["bench", "startup", "--repeats", "2", *small, "seed=7"]) == 0
+    rows = bench_rows(tmp_path, "startup")
+    assert {row["figure"] for row in rows} == {"first_step_seconds", "help_seconds", "show_config_seconds"}
+    assert all(row["value"] > 0 for row in rows)
+    assert [row["value"] for row in rows if row["figure"] == "first_step_seconds"] == [2.5, 2.5]
+    assert [arguments[-1] for arguments in asked] == ["seed=7", "seed=8"]  # a run is a seed of its own
+
+
+def test_a_budget_is_overrun_by_what_training_took_beyond_it(small, tmp_path, monkeypatch):
+    asked = finishes_with(monkeypatch, budget, train_seconds=2.2, steps=11)
+    seconds = [item for item in small if not item.startswith("budget")]
+    assert main(["bench", "budget", "--repeats", "1", "--seconds", "2", *seconds]) == 0
+    figures = figures_of(bench_rows(tmp_path, "budget"))["lmexp"]
+    expected = {"overrun_seconds": 0.2, "overrun_steps": 1.0, "overrun_share": 0.1}  # steps of 0.2 s
+    assert figures == pytest.approx(expected)
+    assert "budget.seconds=2.0" in asked[0]
+    assert not any(item.startswith("paths.results") for item in asked[0])  # its runs are nobody's evidence
+
+
+def test_a_sweep_costs_what_its_cells_do_not_report(small, tmp_path):
+    assert main(["bench", "sweep", "--repeats", "1", "--cells", "2", *small]) == 0
+    figures = figures_of(bench_rows(tmp_path, "sweep"))["lmexp"]
+    assert figures["overhead_seconds_per_cell"] > 1  # two probes of a second each are in it
+    parts = figures["reported_seconds_per_cell"] + figures["overhead_seconds_per_cell"]
+    assert figures["seconds_per_cell"] == pytest.approx(parts)
+    assert not list((tmp_path / "results").glob("adhoc/*"))
+
+
+def test_memory_has_a_size_and_a_slope(small, tmp_path):
+    assert main(["bench", "memory", "--steps", "100", *small]) == 0
+    figures = figures_of(bench_rows(tmp_path, "memory"))["lmexp"]
+    assert 0 < figures["mlx_bytes"] < figures["process_bytes"]
+    assert abs(figures["mlx_bytes_per_1000_steps"]) < figures["mlx_bytes"]  # a leak of every step's arrays is more
+
+
 def test_pytorch_trains_on_the_same_batches(small):
     pytest.importorskip("torch")
     from lmexp.bench.torch_loop import train
@@ -66,6 +118,8 @@ def test_pytorch_trains_on_the_same_batches(small):
         (["train", "--against", "bare", "optimizer=lion"], "knows optimizer=adamw"),
         (["train", "--against", "torch", "model.dropout=0.1"], "does not follow model.dropout"),
         (["train", "model=gpt_tinny"], "did you mean 'gpt_tiny'"),
+        (["sweep", "--cells", "1"], "--cells 1 must be at least 2"),
+        (["memory", "--steps", "3"], "--steps 3 is too few"),
         (["everything"], "invalid choice: 'everything'"),
     ],
 )
