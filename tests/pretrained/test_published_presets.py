@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import cache
 from typing import Any, NamedTuple
 
 import published
@@ -204,6 +205,7 @@ PUBLISHED = {
 }
 
 
+@cache
 def spec_named(name):
     with initialize_config_dir(str(installed_folder("conf")), version_base="1.3"):
         return spec_from(ModelSpec, OmegaConf.to_container(compose(overrides=[f"+model={name}"]).model))
