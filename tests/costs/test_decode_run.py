@@ -1,8 +1,10 @@
 """A run that trains nothing: what it measures of a generation, and the search for the longest sequence."""
 
 import io
+import pickle
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -15,7 +17,7 @@ from lmexp import results
 from lmexp import run as run_room
 from lmexp.compose import compose_run
 from lmexp.config import FrozenRun
-from lmexp.costs import longest
+from lmexp.costs import child, longest
 from lmexp.costs.generation import next_token, time_generation
 from lmexp.costs.longest import Task, longest_length
 from lmexp.errors import UserError
@@ -135,6 +137,18 @@ def test_a_child_dies_of_what_does_not_fit_and_the_search_goes_on(monkeypatch):
     found = longest_length(task(wide, limit))
     # Python, MLX and the BLAS take some of it (about 100 MiB here), and the search stops at a quarter below.
     assert 0.25 * limit < found * bytes_per_token < limit
+
+
+def test_where_nothing_enforces_the_limit_the_peak_is_compared_with_it(monkeypatch, capsys):
+    """The child's own part, in this process."""
+    made = make_model(LLAMA)
+    bytes_per_token = 2 * LLAMA.kv_heads * LLAMA.head_dim * 4 * LLAMA.n_layers
+    limit = mx.get_active_memory() + 4 * made.n_params + 100_000 * bytes_per_token  # what other tests left, too
+    monkeypatch.setattr(child, "is_enforced", lambda: False)
+    questions = pickle.dumps(task(limit=limit)) + b"64\n80000\n100001\n90\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(questions)))
+    child.main()
+    assert capsys.readouterr().out.split("\n") == ["fits", "fits", "too long", "fits", ""]
 
 
 def test_a_limit_that_does_not_hold_the_model_is_refused(monkeypatch):
