@@ -158,7 +158,8 @@ def _pictures(analysis: Analysis, steps: Steps) -> tuple[dict[str, Picture | Non
     """Return the figures by name, and a sentence about runs without a curve."""
     metric = analysis.primary.name if analysis.primary.name in STEP_SCHEMA.names else "val_bpb"
     measure = measure_of(analysis.plan, metric)
-    curves, without = read_curves(sample_of(analysis.used, _MOST_CURVES), steps, metric)
+    trained = analysis.used[analysis.used["steps"].notna()]  # runs that train nothing have no curve to miss
+    curves, without = read_curves(sample_of(trained, _MOST_CURVES), steps, metric)
     found = {
         "estimation": figures.estimation_plot(analysis),
         "forest": figures.forest_plot(analysis),
