@@ -99,7 +99,20 @@ class Attention(nn.Module):
         cap = self.spec.attention_softcap
         if cap is not None:
             return capped_attention(queries, keys, values, self.scale, mask, cap)
+        if time == 1 and mask is None and mx.default_device() == mx.cpu:
+            return attend_from_one_token(queries, keys, values, self.scale)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
+
+
+def attend_from_one_token(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Attend to every key: what MLX's fused attention gives, which on a CPU is not fused and takes a quarter longer.
+
+    The query heads that share a key head are the rows of one product; (batch, heads, 1, head_dim) each, in and out.
+    """
+    batch, kv_heads, _, head_dim = keys.shape
+    grouped = (scale * queries).reshape(batch, kv_heads, -1, head_dim)
+    weights = mx.softmax(grouped @ keys.swapaxes(-1, -2), axis=-1, precise=True)
+    return (weights @ values).reshape(*queries.shape[:3], values.shape[-1])
 
 
 def capped_attention(

@@ -8,6 +8,7 @@ import pytest
 from numpy_model import BATCH, CONTEXT, POSITIONS_AND_HEADS, VOCAB, make_model, name_of, some_tokens
 from tiny_specs import GPT, LLAMA
 
+from lmexp.model.attention import attend_from_one_token
 from lmexp.model.cache import RowsCache, WindowCache
 
 # Products of other shapes add up in another order: a few hundred float32 roundings of terms of order 1.
@@ -127,3 +128,14 @@ def test_padding_that_all_rows_share_goes_with_the_longest_row():
     assert (merged.position, merged.padding) == (2, None)
     more = mx.ones((1, 2, 4, 4))
     np.testing.assert_array_equal(merged.update(more)[0], mx.concatenate([texts[2], more], axis=2))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_attention_from_one_token_is_that_of_the_fused_kernel(kv_heads):
+    """Values wider than keys, so that neither can take the other's place."""
+    generator = np.random.default_rng(kv_heads)
+    shapes = [(5, 6, 1, 4), (5, kv_heads, 7, 4), (5, kv_heads, 7, 3)]
+    queries, keys, values = (mx.array(generator.normal(size=shape).astype(np.float32)) for shape in shapes)
+    found = attend_from_one_token(queries, keys, values, 0.7)
+    expected = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.7, mask=None)
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # seven float32 terms of order 1, in another order
