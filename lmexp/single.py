@@ -15,6 +15,7 @@ from lmexp.decoding.options import Sampling
 from lmexp.display import RunBar, duration, rate
 from lmexp.errors import UserError
 from lmexp.generate import load_run, stream_text
+from lmexp.model.spec import ADDED_POSITIONS
 from lmexp.run import build_model, make_judge, run
 
 # Cooler than the model's own distribution: a minute of training leaves much doubt, and a sample is there to be read.
@@ -49,8 +50,8 @@ def _recall(frozen: FrozenRun, console: Console) -> dict[str, Any] | None:
     row = results.read_row(frozen.folder) if frozen.is_done else None
     if row is not None:
         console.print(
-            f"This run was done at {row['started_at']}; here is what came out. To train it again, move {frozen.folder} "
-            f"away; to train another, choose another seed: {_with_seed(frozen.config, row['seed'] + 1)}",
+            f"This run was done at {row['started_at']}; here is what came out. To run it again, move {frozen.folder} "
+            f"away; to run another, choose another seed: {_with_seed(frozen.config, row['seed'] + 1)}",
             highlight=False,
         )
     elif damaged := results.damaged_files(frozen.folder):
@@ -110,7 +111,11 @@ def _costs(config: RunConfig, row: dict[str, Any]) -> Table:
     table.add_row("cache per token and layer", f"{row['cache_bytes_per_token_per_layer']:,.0f} bytes")
     if row["longest_length_tokens"] is not None:
         limit = _mebibytes(config.decode.memory_limit_bytes or 0)
-        table.add_row(f"longest sequence within {limit}", f"{row['longest_length_tokens']:,} tokens")
+        is_bound = (
+            config.model.position in ADDED_POSITIONS and row["longest_length_tokens"] == config.data.context_length
+        )
+        why = " (it has no positions for more)" if is_bound else ""
+        table.add_row(f"longest sequence within {limit}", f"{row['longest_length_tokens']:,} tokens{why}")
     return table
 
 

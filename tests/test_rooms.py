@@ -54,7 +54,7 @@ ROOMS = {
     "worker": {"config", "platform", "results", "run"},
     "display": {"config", "plan", "results"},
     "sweep": {"compose", "config", "display", "evidence", "lock", "plan", "results", "stages"},
-    "single": {"config", "data", "decoding", "display", "generate", "results", "run"},
+    "single": {"config", "data", "decoding", "display", "generate", "model", "results", "run"},
     "status": {"analysis", "compose", "config", "display", "evidence", "lock", "plan", "results", "sweep"},
     "app": {"compose", "config", "platform", "single"},
     "analysis": {"criteria", "design", "lock", "plan", "results", "stages", "statistics"},

@@ -78,7 +78,9 @@ def test_a_decode_run_measures_and_trains_nothing(small, tmp_path, without_child
     printed = io.StringIO()
     summarise(frozen, stored, Console(file=printed, width=100))
     words = printed.getvalue()
-    assert all(part in words for part in ("one sequence of 24 tokens", "128 bytes", "1,024.0 MiB"))
+    assert all(
+        part in words for part in ("one sequence of 24 tokens", "128 bytes", "1,024.0 MiB", "no positions for more")
+    )
     assert "lmexp generate" not in words  # there are no weights to generate from
 
 
