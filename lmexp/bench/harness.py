@@ -7,7 +7,8 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from lmexp.results import make_writable
 from lmexp.streams import stream_seed
 
 OURS = "lmexp"
+_TABLE_WIDTH = 100  # characters; a narrower table cuts its numbers
 _DEVICES = {"metal": "gpu", "cuda": "gpu", "cpu": "cpu"}
 
 
@@ -45,12 +47,14 @@ class Benchmark:
         sides: the first is ours; ratios are ours over each other side's.
         units: of every figure, in the order in which they are shown.
         config_sha256: of the config that all sides share; None where there is none.
+        resources: what lasts until the last launch has ended, such as a temporary folder.
     """
 
     title: str
     sides: Sequence[Side]
     units: Mapping[str, str]
     config_sha256: str | None = None
+    resources: ExitStack = field(default_factory=ExitStack)
 
 
 def bench(given: Namespace) -> int:
@@ -67,7 +71,8 @@ def bench(given: Namespace) -> int:
     benchmark = _asked(given)
     launches: list[Launch] = []
     try:
-        _launch_all(benchmark, given.repeats, launches)
+        with benchmark.resources:
+            _launch_all(benchmark, given.repeats, launches)
     finally:
         _tell(benchmark, launches, given, folder)
     return 0
@@ -102,6 +107,7 @@ def _tell(benchmark: Benchmark, launches: Sequence[Launch], given: Namespace, fo
         "overrides": " ".join(given.overrides) or None,
     }
     console = Console()
+    console.width = max(console.width, _TABLE_WIDTH)
     console.print(table(benchmark.title, launches, [side.name for side in benchmark.sides], benchmark.units))
     path = rows.write(folder, launches, benchmark.units, shared)
     console.print(f"Rows: {path}", highlight=False, soft_wrap=True)
@@ -141,14 +147,22 @@ class Measurement:
         return figures
 
 
-def run_process(command: Sequence[str], message: str = "", **environment: str) -> str:
+def run_process(command: Sequence[str], message: str = "", folder: Path | None = None, **environment: str) -> str:
     """Run a command to its end and return what it printed.
+
+    Args:
+        command: its program and arguments.
+        message: its standard input.
+        folder: where it runs; None means here.
+        environment: variables beside those of this process.
 
     Raises:
         UserError: with the last line that it said, when it failed.
     """
     everything = {**os.environ, **environment}
-    done = subprocess.run(command, input=message, capture_output=True, text=True, check=False, env=everything)
+    done = subprocess.run(
+        command, input=message, capture_output=True, text=True, check=False, cwd=folder, env=everything
+    )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         if len(said) > 1:

@@ -100,6 +100,31 @@ def test_memory_has_a_size_and_a_slope(small, tmp_path):
     assert abs(figures["mlx_bytes_per_1000_steps"]) < figures["mlx_bytes"]  # a leak of every step's arrays is more
 
 
+def test_a_report_of_an_invented_experiment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    size = ["--arms", "2", "--seeds", "3", "--points", "10", "--keep", str(home)]
+    assert main(["bench", "report", "--repeats", "1", *size]) == 0
+    figures = figures_of(bench_rows(tmp_path, "report"))["lmexp"]
+    assert figures["processor_seconds"] > 0
+    assert figures["peak_bytes"] > 10_000_000  # a Python process with pandas
+    assert figures["page_bytes"] == (home / "results" / "invented" / "report.html").stat().st_size
+    assert len(list((home / "results" / "invented").glob("*/DONE"))) == 6
+    # The experiment is one that counts: a lock, and six runs that follow it.
+    monkeypatch.chdir(home)
+    assert main(["plan", "verify", "invented"]) == 0
+
+
+def test_decode_after_prompts_of_several_lengths(small, tmp_path):
+    lengths = ["--lengths", "7,5", "--tokens", "3"]
+    assert main(["bench", "decode", "--repeats", "1", *lengths, *small, "model=llama_tiny"]) == 0
+    figures = figures_of(bench_rows(tmp_path, "decode"))["lmexp"]
+    expected = [f"{name}_after_{n}" for n in (5, 7) for name in ("first_token_seconds", "tokens_per_second")]
+    assert list(figures) == expected
+    assert all(value > 0 for value in figures.values())
+
+
 def test_pytorch_trains_on_the_same_batches(small):
     pytest.importorskip("torch")
     from lmexp.bench.torch_loop import train
@@ -120,6 +145,9 @@ def test_pytorch_trains_on_the_same_batches(small):
         (["train", "model=gpt_tinny"], "did you mean 'gpt_tiny'"),
         (["sweep", "--cells", "1"], "--cells 1 must be at least 2"),
         (["memory", "--steps", "3"], "--steps 3 is too few"),
+        (["report", "--seeds", "1"], "--seeds 1 must be at least 2"),
+        (["decode", "--lengths", "8,none"], "--lengths 8,none must be whole numbers"),
+        (["decode", "--tokens", "0"], "--tokens 0 must be at least 1"),
         (["everything"], "invalid choice: 'everything'"),
     ],
 )
