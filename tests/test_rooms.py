@@ -58,7 +58,7 @@ ROOMS = {
     "status": {"analysis", "compose", "config", "display", "evidence", "lock", "plan", "results", "sweep"},
     "app": {"compose", "config", "platform", "single"},
     "analysis": {"criteria", "design", "lock", "plan", "results", "stages", "statistics"},
-    "bench": {"compose", "config", "data", "lock", "model", "plan", "platform", "results", "run", "train"},
+    "bench": {"compose", "config", "data", "decoding", "lock", "model", "plan", "platform", "results", "run", "train"},
     "cli": {"app", "bench", "decoding", "lock", "plan", "platform", "preregister", "status", "verify", "writing"},
     "__main__": {"cli"},
     "errors": set(),
