@@ -59,6 +59,9 @@ def _muon(options: dict[str, Any]) -> optim.Optimizer:
     return _MuonWithAdam(_Muon(learning_rate=0.0, weight_decay=0.0, **muon), adam, float(options["adam_lr_ratio"]))
 
 
+# Those whose update of a number depends on the gradients and the state of that number alone.
+ELEMENTWISE = ("adamw", "sgd", "lion")
+
 BUILDERS = {
     "adamw": _adam,
     "sgd": lambda options: optim.SGD(learning_rate=0.0, **options),

@@ -13,8 +13,9 @@ from mlx.utils import tree_map
 
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
+from lmexp.train.masters import make_masters
 from lmexp.train.objective import Measured, Objective, load_max_over_mean
-from lmexp.train.optimizer import build_optimizer, decayed
+from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -60,9 +61,10 @@ class Stepper:
     ):
         self.model, self.objective, self.spec, self.seed = model, objective, spec, seed
         self.compute_dtype = _DTYPES[precision.compute]
+        self.masters = make_masters(model, spec.name)
         self.optimizer = build_optimizer(spec)
-        self.optimizer.init(model.trainable_parameters())
-        self._state = [model.state, self.optimizer.state, mx.random.state]
+        self.optimizer.init(self.masters.leaves())
+        self._state = [model.state, self.masters.state, self.optimizer.state, mx.random.state]
         wrap: Any = (
             partial(mx.compile, inputs=self._state, outputs=self._state) if compiled else lambda function: function
         )
@@ -87,7 +89,7 @@ class Stepper:
 
     def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
         """Accumulate piece by piece; each piece is evaluated before the next, so that memory stays flat."""
-        total = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        total = tree_map(mx.zeros_like, self.masters.leaves())
         measured = []
         for piece_in, piece_out in zip(self._pieces(inputs), self._pieces(targets), strict=True):
             of_piece, total = self._accumulate(total, piece_in, piece_out)
@@ -104,17 +106,16 @@ class Stepper:
         return measured, tree_map(lambda sum_, piece: sum_ + share * piece, total, gradient)
 
     def _gradient(self, inputs: mx.array, targets: mx.array) -> tuple[Measured, Any]:
-        """Return what was measured, and the gradient of the objective with respect to the float32 weights."""
+        """Return what was measured, and the objective's gradient: in the masters' layout, in float32."""
+        before = self.model.trainable_parameters()
 
-        def loss_of(parameters: Any) -> tuple[mx.array, Measured]:
-            # Casting inside the differentiated function keeps float32 master weights and float32 gradients.
-            self.model.update(tree_map(lambda weight: weight.astype(self.compute_dtype), parameters))
+        def loss_of(weights: Any) -> tuple[mx.array, Measured]:
+            self.model.update(weights)
             return self.objective(self.model, inputs, targets)
 
-        parameters = self.model.trainable_parameters()
-        (_, measured), gradient = mx.value_and_grad(loss_of)(parameters)
-        self.model.update(parameters)
-        return measured, gradient
+        (_, measured), gradient = mx.value_and_grad(loss_of)(self.masters.weights(self.compute_dtype))
+        self.model.update(before)
+        return measured, self.masters.gathered(gradient)
 
     def _apply_gradient(self, gradient: Any, measured: Measured, lr: mx.array) -> Measured:
         """Clip, decay and update, then even the load of experts; return what :class:`StepResult` holds.
@@ -122,10 +123,8 @@ class Stepper:
         The norm is that of the gradient before clipping.
         """
         gradient, norm = optim.clip_grad_norm(gradient, self.spec.clip_norm)
-        parameters = self.model.trainable_parameters()
-        self.model.update(tree_map(lambda weight: decayed(weight, lr * self.spec.weight_decay), parameters))
         self.optimizer.learning_rate = lr
-        self.optimizer.update(self.model, gradient)
+        self.masters.update(self.optimizer.apply_gradients(gradient, self.masters.decayed(lr * self.spec.weight_decay)))
         result = {"loss_nats": measured["loss_nats"], "grad_norm": norm}
         if "expert_tokens" not in measured:
             return result

@@ -41,10 +41,20 @@ def optimizer_spec(name="adamw", lr=0.01, micro_batches=1, weight_decay=0.1, cli
 
 
 def stepper(
-    name="adamw", compiled=False, dropout=0.0, micro_batches=1, precision="float32", seed=3, spec=SPEC, **options
+    name="adamw",
+    compiled=False,
+    dropout=0.0,
+    micro_batches=1,
+    precision="float32",
+    seed=3,
+    spec=SPEC,
+    prepare=None,
+    **options,
 ):
     model = LanguageModel(replace(spec, dropout=dropout), VOCABULARY, 32, TIME)
     initialise(model, seed)
+    if prepare is not None:
+        prepare(model)
     optimizer = optimizer_spec(name, micro_batches=micro_batches, **options)
     return Stepper(model, next_token_loss, optimizer, PrecisionSpec(precision), compiled, seed)
 
@@ -260,14 +270,17 @@ def test_warming_up_and_evaluation_leave_the_balance_alone():
     assert all(mx.array_equal(before[path], balance) for path, balance in balances_of(made).items())
 
 
+def with_a_favourite(model):
+    model.embedding.weight = model.embedding.weight + 0.05  # a direction that all tokens share,
+    for layer in model.layers:  # and that one expert looks for
+        layer.feedforward.router.weight[0] = 0.02
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_evens_the_load_and_every_optimizer_leaves_the_bias_to_it(name):
     def load_after(rate):
         spec = replace(MIXED, experts=replace(MIXED.experts, balance_rate=rate))
-        made = stepper(name, spec=spec, weight_decay=0.5)
-        made.model.embedding.weight = made.model.embedding.weight + 0.05  # a direction that all tokens share,
-        for layer in made.model.layers:  # and that one expert looks for
-            layer.feedforward.router.weight[0] = 0.02
+        made = stepper(name, spec=spec, weight_decay=0.5, prepare=with_a_favourite)
         results = [made.step(k, batch(k), 1e-4) for k in range(60)]
         return sum(result.expert_load_max_over_mean.item() for result in results[-10:]) / 10, balances_of(made)
 
