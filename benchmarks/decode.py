@@ -35,20 +35,20 @@ Generate = Callable[[list[int], int], Iterator[Any]]
 
 
 def main() -> None:
-    """Print one line for each pair of models and context."""
+    """Print two lines for each pair of models and context."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contexts", type=int, nargs="+", default=[512, 4096], help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, default=25, help="generated and timed at each turn")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--models", nargs="+", default=["llama", "mla"], choices=["llama", "mla"])
     given = parser.parse_args()
-    print(f"{'model':<6} {'context':>7} {'lmexp tok/s':>22} {'mlx_lm tok/s':>22} {'ratio':>22}")
+    print(f"{'model':<6} {'context':>7} {'':<9} {'lmexp':>22} {'mlx_lm':>22} {'ratio':>22}")
     for name in given.models:
         for context in given.contexts:
-            _print_line(name, context, given.tokens, given.turns)
+            _print_lines(name, context, given.tokens, given.turns)
 
 
-def _print_line(name: str, context: int, n_tokens: int, turns: int) -> None:
+def _print_lines(name: str, context: int, n_tokens: int, turns: int) -> None:
     spec = compose_run(["model=llama_small"]).config.model
     spec = spec if name == "llama" else _mla_twin(spec)
     n_all = n_tokens * (turns + 1) + 1
@@ -57,16 +57,20 @@ def _print_line(name: str, context: int, n_tokens: int, turns: int) -> None:
     for side in sides:
         next(side)  # reads the prompt
     speeds = [[_speed(side, n_tokens) for side in sides] for _ in range(turns + 1)][1:]  # the first turn warms up
-    columns = [*zip(*speeds, strict=True), [ours / theirs for ours, theirs in speeds]]
-    print(f"{name:<6} {context:>7} " + " ".join(f"{_summary(column):>22}" for column in columns), flush=True)
+    for what, clock in (("tok/s", 0), ("tok/CPU s", 1)):
+        ours, theirs = ([turn[side][clock] for turn in speeds] for side in (0, 1))
+        columns = ours, theirs, [one / other for one, other in zip(ours, theirs, strict=True)]
+        cells = " ".join(f"{_summary(column):>22}" for column in columns)
+        print(f"{name:<6} {context:>7} {what:<9} {cells}", flush=True)
 
 
-def _speed(side: Iterator[Any], n_tokens: int) -> float:
-    started = time.perf_counter()
+def _speed(side: Iterator[Any], n_tokens: int) -> tuple[float, float]:
+    """Return tokens per second, and per second of all threads on the CPU: on a busy machine that is the steadier."""
+    started = time.perf_counter(), time.process_time()
     for _ in islice(side, n_tokens):
         pass
     mx.synchronize()  # the step that is under way is not to cost the other side
-    return n_tokens / (time.perf_counter() - started)
+    return n_tokens / (time.perf_counter() - started[0]), n_tokens / (time.process_time() - started[1])
 
 
 def _summary(values: Sequence[float]) -> str:
