@@ -16,7 +16,7 @@ from lmexp.errors import UserError
 if TYPE_CHECKING:
     from lmexp.bench.child import Task
 
-_DEFAULT = ("model=gpt_tiny",)
+_DEFAULT = ("model=gpt_tiny", "data.batch_size=1", "data.context_length=32")  # small steps: many of them matter
 _UNITS = {
     "mlx_bytes": "bytes",
     "mlx_bytes_per_1000_steps": "bytes",
