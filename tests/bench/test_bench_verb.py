@@ -3,7 +3,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from lmexp.bench import budget, harness, startup
+from lmexp.bench import budget, harness, memory, startup
 from lmexp.bench.child import Task
 from lmexp.bench.harness import Benchmark, Side
 from lmexp.cli import main
@@ -182,3 +182,9 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsy
 def test_a_launch_that_fails_is_said_with_its_last_words():
     with pytest.raises(UserError, match=r"no such thing .* exit code 3"):
         harness.run_process(["sh", "-c", "echo first >&2; echo 'no such thing' >&2; exit 3"])
+
+
+def test_the_size_of_a_process_counts_what_it_takes():
+    before = memory._process_bytes()
+    taken = bytearray(b"x" * 50_000_000)
+    assert memory._process_bytes() - before > 0.9 * len(taken)  # pages of 4 KiB; a little may be given back meanwhile
