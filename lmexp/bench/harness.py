@@ -58,7 +58,10 @@ class Benchmark:
 
 
 def bench(given: Namespace) -> int:
-    """Carry out ``lmexp bench WHAT``: launch, print the table, write the rows; return the exit code.
+    """Carry out ``lmexp bench WHAT``: launch, print the table, write the rows.
+
+    Returns:
+        The exit code: 0, or 130 when it was interrupted.
 
     Raises:
         UserError: a mistake in what was asked, or a side that failed; what was measured before is kept.
@@ -73,6 +76,9 @@ def bench(given: Namespace) -> int:
     try:
         with benchmark.resources:
             _launch_all(benchmark, given.repeats, launches)
+    except KeyboardInterrupt:  # unlike a sweep, a benchmark starts anew
+        print(f"lmexp: interrupted after {len(launches)} launches.", file=sys.stderr)
+        return 130
     finally:
         _tell(benchmark, launches, given, folder)
     return 0

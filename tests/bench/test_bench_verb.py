@@ -167,16 +167,23 @@ def test_torch_that_is_not_installed_is_said_before_anything_is_launched(tmp_pat
     assert "pip install 'lmexp[bench]'" in capsys.readouterr().err
 
 
-def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (UserError("The third launch fails."), 2, "The third launch fails."),
+        (KeyboardInterrupt(), 130, "after 2 launches"),
+    ],
+)
+def test_what_was_measured_before_a_failure_is_kept(ending, code, said, tmp_path, monkeypatch, capsys):
     def launch(repeat):
         if repeat == 2:
-            raise UserError("The third launch fails.")
+            raise ending
         return {"rate": float(repeat)}
 
     monkeypatch.setattr(harness, "_asked", lambda given: Benchmark("t", [Side("ours", launch)], {"rate": "1/s"}))
-    assert main(["bench", "train", "--repeats", "5", f"paths.results={tmp_path / 'results'}"]) == 2
+    assert main(["bench", "train", "--repeats", "5", f"paths.results={tmp_path / 'results'}"]) == code
     assert [row["value"] for row in bench_rows(tmp_path, "train")] == [0.0, 1.0]
-    assert "The third launch fails." in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_a_launch_that_fails_is_said_with_its_last_words():
