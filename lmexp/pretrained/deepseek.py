@@ -56,15 +56,15 @@ def _read(settings: Settings, has_groups: bool, routing: dict[str, Any]) -> dict
         "attention_scale": (unrotated + rotated) ** -0.5 * _score_factor(settings),
         "mla": {
             "kv_rank": settings["kv_lora_rank"],
-            "query_rank": settings["q_lora_rank"],
+            "query_rank": settings.get("q_lora_rank", None),
             "rope_width": rotated,
             "value_width": settings["v_head_dim"],
         },
         "experts": routing
         | {
-            "n_experts": settings["n_routed_experts"] or 0,
+            "n_experts": settings["n_routed_experts"],
             "n_active": settings["num_experts_per_tok"],
-            "n_shared": settings["n_shared_experts"] or 0,
+            "n_shared": settings.get("n_shared_experts", None) or 0,
             "width": settings["moe_intermediate_size"],
             "n_dense_layers": settings["first_k_dense_replace"],
             "scale": settings["routed_scaling_factor"],

@@ -16,7 +16,7 @@ def read_rope(settings: Settings) -> dict[str, Any]:
     Raises:
         UserError: a scaling that lmexp does not have.
     """
-    if "rope_parameters" in settings:
+    if settings.get("rope_parameters", None):
         rope = read_rope_section(settings.section("rope_parameters"))
         settings.ignore("rope_theta", "rope_scaling", "partial_rotary_factor")
         return rope

@@ -39,6 +39,27 @@ _WITHOUT_EFFECT = {
     "use_cache",
 }
 
+# What each value must be that is read and is no whole number.
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("model_type", "rope_type", "topk_method", "type"), str),
+    **dict.fromkeys(("norm_topk_prob", "tie_word_embeddings"), bool),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_epsilon", "final_logit_softcapping", "query_pre_attn_scalar"), float),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq", "partial_rotary_factor", "routed_scaling_factor"), float),
+    **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor", "beta_slow", "beta_fast"), float),
+    **dict.fromkeys(("attention_factor", "mscale", "mscale_all_dim"), float),
+    **dict.fromkeys(("rope_parameters", "rope_scaling", "full_attention", "sliding_attention"), dict),
+    "layer_types": list,
+}
+_MAY_BE_ZERO = ("first_k_dense_replace", "n_shared_experts")
+_IN_WORDS = {
+    int: "a whole number from 1 up",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list of texts",
+    dict: "a section of keys",
+}
+
 
 class Settings:
     """The keys of one config.json, each of which must be read, checked or known to have no effect.
@@ -59,15 +80,29 @@ class Settings:
         """Return a value that must be there.
 
         Raises:
-            UserError: it is not.
+            UserError: it is not, or is of another kind.
         """
         self._unread.discard(key)
         if key not in self._values:
             raise UserError(f"{self.place} lacks '{key}': copy the file again from where the weights were published.")
-        return self._values[key]
+        value, kind = self._values[key], _KINDS.get(key, int)
+        least = 0 if key in _MAY_BE_ZERO else 1
+        if not _is_of(kind, value) or (kind is int and value < least):
+            raise UserError(
+                f"{self.place} has {key}={json.dumps(value)}, which must be {_IN_WORDS[kind]}: copy the file again "
+                "from where the weights were published."
+            )
+        return value
 
     def get(self, key: str, default: Any) -> Any:
-        """Return a value, or what the family's publishers mean by leaving it out."""
+        """Return a value, or what the family's publishers mean by leaving it out; they write null for no value.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        self._unread.discard(key)
+        if key in self._values and self._values[key] is None:
+            return None if default is None else self[key]
         return self[key] if key in self._values else default
 
     def expect(self, key: str, *supported: Any) -> None:
@@ -76,13 +111,14 @@ class Settings:
         Raises:
             UserError: it is another.
         """
-        value = self.get(key, supported[0])
+        self._unread.discard(key)
+        value = self._values.get(key, supported[0])
         if value not in supported:
             raise self.unsupported(key, value, " or ".join(json.dumps(choice) for choice in supported))
 
     def section(self, key: str) -> "Settings":
         """Return a nested section, whose keys are watched in the same way."""
-        return Settings(self[key] or {}, f"'{key}' in {self.place}")
+        return Settings(self[key], f"'{key}' in {self.place}")
 
     def ignore(self, *keys: str) -> None:
         """Name keys that have no effect in this family."""
@@ -107,6 +143,14 @@ class Settings:
                 f"{self.place} has settings that lmexp does not know and that may change the numbers: {names}; "
                 "remove those that have no effect from a copy of the file, or choose other weights."
             )
+
+
+def _is_of(kind: type, value: object) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def read_settings(folder: Path) -> Settings:

@@ -92,8 +92,13 @@ def _built(path: str, source: Source, arrays: Mapping[str, mx.array], shape: tup
     )
     try:
         built = source.build(*parts)
-    except ValueError as error:  # a split or a reshape that does not come out even
+    except (ValueError, IndexError) as error:  # a split or a reshape that does not come out even
         raise wrong from error
     if built.shape != shape:
         raise wrong
+    if not mx.issubdtype(built.dtype, mx.floating):
+        raise UserError(
+            f"{', '.join(source.names)} holds {built.dtype}, which lmexp does not compute with: choose weights that "
+            "are not quantized."
+        )
     return built

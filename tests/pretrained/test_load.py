@@ -132,6 +132,47 @@ def test_a_wrong_shape_is_named_with_the_right_one(tmp_path):
         lmexp.load_pretrained(published(tmp_path, weights))
 
 
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3, 5)])
+@pytest.mark.parametrize("name", [name for name in SHAPES if "q_proj" in name or "embed" in name])
+def test_an_array_of_another_rank_is_a_wrong_shape_too(tmp_path, name, shape):
+    with pytest.raises(UserError, match=f"{name} has the shape"):
+        lmexp.load_pretrained(published(tmp_path, arrays(**{name: mx.zeros(shape)})))
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    weights = arrays(**{"model.norm.weight": mx.zeros(WIDTH, mx.int32)})
+    with pytest.raises(UserError, match=r"model\.norm\.weight holds mlx\.core\.int32.*not quantized"):
+        lmexp.load_pretrained(published(tmp_path, weights))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("hidden_size", "twelve", "a whole number from 1 up"),
+        ("hidden_size", 12.5, "a whole number from 1 up"),
+        ("hidden_size", None, "a whole number from 1 up"),
+        ("hidden_size", True, "a whole number from 1 up"),
+        ("num_attention_heads", 0, "a whole number from 1 up"),
+        ("max_position_embeddings", [32], "a whole number from 1 up"),
+        ("vocab_size", -1, "a whole number from 1 up"),
+        ("rms_norm_eps", "small", "a number"),
+        ("rope_theta", {"base": 1}, "a number"),
+        ("tie_word_embeddings", "no", "true or false"),
+        ("model_type", 3, "text"),
+        ("rope_scaling", [1], "a section of keys"),
+        ("rope_parameters", "default", "a section of keys"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_what_it_must_be(tmp_path, key, value, kind):
+    with pytest.raises(UserError, match=f"has {key}=.*, which must be {kind}:"):
+        lmexp.load_pretrained(published(tmp_path, **{key: value}))
+
+
+def test_null_is_no_value_where_one_may_be_left_out(tmp_path):
+    nothing = {"rope_scaling": None, "rope_parameters": None, "head_dim": None}
+    assert (logits(published(tmp_path, **nothing)) == logits(published(tmp_path))).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
