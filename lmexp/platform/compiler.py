@@ -7,6 +7,8 @@ is still being written, or whose compiler was killed, is loaded by the next proc
 
 So every process gets a temporary folder of its own, filled with links to the finished kernels of earlier ones. When it
 ends, the kernels that it has itself loaded (hence whole) are moved to the store, each by one atomic rename.
+
+A kernel takes g++ a quarter of its usual time, see `lmexp.platform.headers`.
 """
 
 import atexit
@@ -19,18 +21,20 @@ import shutil
 from pathlib import Path
 
 from lmexp.files import cache_folder
+from lmexp.platform import headers
 
 
 def has_cpp_compiler() -> bool:
     """Tell whether ``mx.compile`` can fuse kernels on CPU: MLX runs ``g++`` and takes no other name."""
-    return shutil.which("g++") is not None
+    return headers.find_compiler() is not None
 
 
 def isolate_kernels() -> None:
     """Give this process kernels that nobody else writes (Linux).
 
-    Only the C library's idea of ``TMPDIR`` changes: MLX reads that one, while Python's ``tempfile`` keeps its own. A
-    process started from here inherits it and, when it calls this too, chooses its own in turn.
+    Only the C library's idea of ``TMPDIR`` and ``PATH`` changes: MLX reads that one, while Python's ``tempfile`` and
+    ``os.environ`` keep their own. A process started from here inherits it and, when it calls this too, chooses its own
+    in turn.
 
     Raises:
         OSError: when the cache folder cannot be written; MLX then keeps its shared folder.
@@ -41,13 +45,21 @@ def isolate_kernels() -> None:
     _sweep(root)
     shutil.rmtree(folder, ignore_errors=True)  # a dead process once had our number
     _link_all(store, folder)
-    ctypes.CDLL(None).setenv(b"TMPDIR", os.fsencode(folder), 1)
+    _set_for_c("TMPDIR", str(folder))
+    if compiler := headers.find_compiler():
+        wrapper = headers.write_wrapper(folder, root / "headers", compiler)
+        _set_for_c("PATH", os.pathsep.join((str(wrapper), headers.path_without_wrapper())))
     atexit.register(_publish, folder, store, os.getpid())
+
+
+def _set_for_c(name: str, value: str) -> None:
+    """Set an environment variable for the C library, not for ``os.environ``."""
+    ctypes.CDLL(None).setenv(os.fsencode(name), os.fsencode(value), 1)
 
 
 def _key() -> str:
     """Name everything but its operations that a kernel depends on: host, MLX and the compiler's own file."""
-    compiler = Path(shutil.which("g++") or os.devnull).resolve()
+    compiler = Path(headers.find_compiler() or os.devnull).resolve()
     stat = compiler.stat()
     parts = (platform.node(), importlib.metadata.version("mlx"), compiler, stat.st_size, stat.st_mtime_ns)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

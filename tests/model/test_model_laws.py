@@ -257,7 +257,6 @@ def test_gradients_are_finite_differences(name):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and not mx.metal.is_available(), reason="MLX compiles with g++ here")
-@pytest.mark.usefixtures("parsed_headers")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_equals_uncompiled(name):
     model, tokens = make_model(KINDS[name], context=CONTEXT), tokens_of(0)  # its own: tracing leaves marks

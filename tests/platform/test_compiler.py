@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from lmexp.platform import compiler, start
+from lmexp.platform import compiler, headers, start
 
 pytestmark = [
     pytest.mark.skipif(start.mlx_backend() != "cpu", reason="only MLX's CPU backend compiles with g++"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
 ]
 
-# Fuses one function and says whether it worked; 2 exp(x) + 1 at 0 is 3.
-FUSE = """
-import os, signal, tempfile
+PREPARE = """
+import os, signal, subprocess, sys, tempfile
 from lmexp.platform import prepare
 prepare()
+"""
+# Fuses one function and says whether it worked; 2 exp(x) + 1 at 0 is 3.
+FUSE = f"""{PREPARE}
 import mlx.core as mx
 assert mx.compile(lambda x: mx.exp(x) * 2 + 1)(mx.zeros((3, 5))).tolist() == [[3.0] * 5] * 3
 """
@@ -25,11 +27,11 @@ assert mx.compile(lambda x: mx.exp(x) * 2 + 1)(mx.zeros((3, 5))).tolist() == [[3
 
 @pytest.fixture
 def logging_compiler(tmp_path: Path) -> Path:
-    """A g++ that notes each kernel it builds in ``log`` beside it."""
+    """A g++ that notes each kernel it builds in ``log`` beside it; it parses no header, to save two seconds."""
     folder = tmp_path / "compiler"
     folder.mkdir()
-    script = f'#!/bin/sh\ncase "$*" in *-shared*) echo built >> {folder}/log;; esac\nexec {shutil.which("g++")} "$@"\n'
-    (folder / "g++").write_text(script)
+    watch = f'case "$*" in *-shared*) echo built >> {folder}/log;; *c++-header*) exit 1;; esac'
+    (folder / "g++").write_text(f'#!/bin/sh\n{watch}\nexec {headers.find_compiler()} "$@"\n')
     (folder / "g++").chmod(0o755)
     return folder
 
@@ -51,8 +53,10 @@ def test_a_kernel_is_built_once_and_nothing_is_written_outside_the_cache(run_pyt
     assert not list((tmp_path / "cache").rglob("process-*"))
 
 
-def test_another_compiler_never_gets_our_kernels(run_python, logging_compiler):
+def test_another_compiler_never_gets_our_kernels(run_python, logging_compiler, tmp_path):
     run_python(FUSE)
+    (header,) = (tmp_path / "cache").rglob("*.gch")  # so MLX's command is still the one that the wrapper knows
+    assert header.stat().st_size > 0
     run_python(FUSE, PATH=path_with(logging_compiler))
     assert builds(logging_compiler) == 1
 
@@ -83,11 +87,21 @@ def test_a_forked_child_publishes_nothing(tmp_path):
     assert folder.exists()
 
 
-def test_python_keeps_its_own_temporary_folder(run_python, tmp_path):
-    assert run_python(FUSE + "print(tempfile.gettempdir())").stdout.strip() == str(tmp_path / "tmp")
+def test_python_keeps_its_own_temporary_folder_and_path(run_python, tmp_path):
+    code = PREPARE + "print(tempfile.gettempdir(), os.environ['PATH'], sep='\\n')"
+    assert run_python(code, PATH="/bin:/usr/bin").stdout.splitlines() == [str(tmp_path / "tmp"), "/bin:/usr/bin"]
 
 
-def test_without_a_compiler_compiled_functions_still_work(run_python, no_tools):
+def test_a_child_process_uses_the_kernels_of_its_parents_compiler(run_python, logging_compiler):
+    """The child inherits a PATH with its parent's wrapper, which must not pass for another compiler."""
+    run_python(FUSE, PATH=path_with(logging_compiler))
+    child = "subprocess.run([sys.executable, '-c', sys.argv[-1]], check=True)"
+    code = PREPARE + f"sys.argv.append({FUSE!r})\n" + child
+    run_python(code, PATH=path_with(logging_compiler))
+    assert builds(logging_compiler) == 1
+
+
+def test_without_a_compiler_compiled_functions_still_work(run_python, logging_compiler, no_tools):
     code = FUSE + "from lmexp.platform import has_cpp_compiler; print(has_cpp_compiler())"
     assert run_python(code, PATH=no_tools, LMEXP_BLAS="off").stdout.strip() == "False"
-    assert run_python(code, LMEXP_BLAS="off").stdout.strip() == "True"
+    assert run_python(code, PATH=path_with(logging_compiler), LMEXP_BLAS="off").stdout.strip() == "True"

@@ -1,0 +1,60 @@
+"""A ``g++`` that parses MLX's headers once for a machine, and not again for every kernel.
+
+Nearly all of the half second that g++ takes for a kernel goes into one header, which every kernel includes. GCC can
+keep a header parsed (a ``.gch`` file) and takes it when it lies in an earlier folder of the search path than the header
+itself; what it makes of a kernel is the same. So MLX gets a wrapper that names such a folder first.
+"""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+# By this name a process knows the wrapper that it inherited from the process which started it.
+_FOLDER = "lmexp-compiler"
+
+# The first kernel parses the header. A header that could not be parsed is left empty, which GCC passes over; should GCC
+# stumble over it all the same, the kernel is compiled without. GCC also passes over one that was parsed with other
+# flags than the kernel's, hence MLX's own; a command that is not MLX's goes to the compiler as it is.
+_SCRIPT = """
+parsed="$headers/mlx/backend/cpu/compiled_preamble.h.gch"
+case "$*" in
+"-std=c++17 -O3 -Wall -fPIC -shared -I "*) ;;
+*) exec "$compiler" "$@" ;;
+esac
+if [ ! -e "$parsed" ]; then
+    mkdir -p "${parsed%/*}"
+    "$compiler" -std=c++17 -O3 -Wall -fPIC -I "$7" -x c++-header -o "$own/$$.gch" \
+        "$7/mlx/backend/cpu/compiled_preamble.h" || : > "$own/$$.gch"
+    mv "$own/$$.gch" "$parsed"
+fi > /dev/null 2>&1
+"$compiler" -I "$headers" "$@" > /dev/null 2>&1 || exec "$compiler" "$@"
+"""
+
+
+def find_compiler() -> str | None:
+    """Return the path of the ``g++`` that compiles kernels: MLX takes the first of that name and no other."""
+    found = shutil.which("g++", path=path_without_wrapper())
+    return found and os.path.abspath(found)
+
+
+def path_without_wrapper() -> str:
+    """Return PATH less the wrappers of the processes that started this one."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(folder for folder in folders if Path(folder).name != _FOLDER)
+
+
+def write_wrapper(process: Path, headers: Path, compiler: str) -> Path:
+    """Write the wrapper into the folder of this process, and return the folder that is to stand first in PATH.
+
+    Args:
+        process: a folder of this process alone, on the disk of ``headers``; the wrapper is gone when the process is.
+        headers: where every process with this MLX and this compiler keeps the parsed header.
+        compiler: the path of the real g++.
+    """
+    wrapper = process / _FOLDER / "g++"
+    wrapper.parent.mkdir()
+    names = {"compiler": compiler, "headers": headers, "own": wrapper.parent}
+    wrapper.write_text("#!/bin/sh" + "".join(f"\n{name}={shlex.quote(str(names[name]))}" for name in names) + _SCRIPT)
+    wrapper.chmod(0o755)
+    return wrapper.parent
