@@ -13,7 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # makes tiny_specs importable, w
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep lmexp's caches out of the user's, no data of the machine's in, and choose a BLAS before MLX is imported."""
+    """Keep lmexp's caches out of the user's, no data of the machine's in, and choose a BLAS before MLX is imported.
+
+    Under pytest-xdist each worker does so for itself: the device lock lies in the cache, and workers that shared it
+    would wait for each other. The process that hands out the tests must not: they would inherit its caches.
+    """
+    if config.getoption("dist", "no") != "no":
+        return
     cache = tempfile.TemporaryDirectory(prefix="lmexp-tests-")
     config.add_cleanup(cache.cleanup)
     os.environ["LMEXP_CACHE"] = cache.name
