@@ -9,7 +9,7 @@ from numpy_model import BATCH, CONTEXT, POSITIONS_AND_HEADS, VOCAB, make_model, 
 from tiny_specs import GPT, LLAMA
 
 from lmexp.model.attention import attend_from_one_token
-from lmexp.model.cache import RowsCache, WindowCache
+from lmexp.model.cache import RecurrentCache, RowsCache, WindowCache
 
 # Products of other shapes add up in another order: a few hundred float32 roundings of terms of order 1.
 FLOAT32 = 2e-4
@@ -128,6 +128,53 @@ def test_padding_that_all_rows_share_goes_with_the_longest_row():
     assert (merged.position, merged.padding) == (2, None)
     more = mx.ones((1, 2, 4, 4))
     np.testing.assert_array_equal(merged.update(more)[0], mx.concatenate([texts[2], more], axis=2))
+
+
+@pytest.mark.parametrize(("spare", "slack"), [(1, 1), (0, 2)])
+@pytest.mark.parametrize("n_short", [1, 4, 9])
+@pytest.mark.parametrize("n_long", [5, 13])
+def test_a_window_goes_on_alone_after_a_longer_text_has_left(monkeypatch, n_long, n_short, spare, slack):
+    """The padding that goes may be stored, dropped long ago, or some of each; the short text then fills its room."""
+    monkeypatch.setattr(WindowCache, "spare", spare)
+    monkeypatch.setattr(WindowCache, "slack", slack)
+    capacity, window, generator = 15, 3, np.random.default_rng(n_long)
+    text, longer = (mx.array(generator.normal(size=(1, 1, capacity, 2)).astype(np.float32)) for _ in range(2))
+    caches = [WindowCache(capacity, window) for _ in range(2)]
+    caches[0].update(text[..., :n_short, :])
+    caches[1].update(longer[..., :n_long, :])
+    merged = WindowCache.merge(caches)
+    merged.take(mx.array([0], dtype=mx.int32))
+    assert merged.position == n_short
+    for end in range(n_short + 1, capacity + 1):
+        [rows] = merged.update(text[..., end - 1 : end, :])
+        np.testing.assert_array_equal(rows, text[..., max(0, end - window) : end, :])
+
+
+@pytest.mark.parametrize("n_skipped", [2, 40])
+def test_after_a_skip_a_window_is_as_long_as_ever(n_skipped):
+    cache = WindowCache(capacity=100, window=6)
+    cache.update(mx.zeros((1, 1, 1, 4)))
+    cache.skip(n_skipped)
+    assert cache.position == 1 + n_skipped
+    assert cache.update(mx.ones((1, 1, 1, 4)))[0].shape[2] == min(6, 2 + n_skipped)
+    assert cache.can_rewind(1 + n_skipped) == (n_skipped == 2)  # the 40 are more than are kept
+
+
+def test_a_batch_has_the_room_of_the_roomiest():
+    caches = [RowsCache(4), RowsCache(9)]
+    for cache in caches:
+        cache.update(mx.zeros((1, 1, 3, 2)))
+    merged = RowsCache.merge(caches)
+    assert merged.update(mx.ones((2, 1, 6, 2)))[0].shape == (2, 1, 9, 2)
+
+
+def test_memories_of_one_length_have_one_position():
+    """A number and not an array: only so is a text longer than the context refused."""
+    caches = [RecurrentCache() for _ in range(3)]
+    for cache, n_tokens in zip(caches, (5, 5, 7), strict=True):
+        cache.update(n_tokens, mx.zeros((1, 2)))
+    assert RecurrentCache.merge(caches[:2]).position == 5
+    assert RecurrentCache.merge(caches[1:]).position.tolist() == [5, 7]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
