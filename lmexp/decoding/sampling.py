@@ -11,6 +11,7 @@ from lmexp.decoding.options import Sampling
 from lmexp.streams import stream_seed
 
 _DROPPED = float("-inf")
+_LEAST = 2.0**-126  # of float32's normal numbers; what is closer to 0 may count as 0
 
 
 def row_keys(seed: int, n_rows: int) -> mx.array:
@@ -60,7 +61,8 @@ def shape(logits: mx.array, options: Sampling, seen: mx.array | None = None) -> 
     logits = _penalised(logits, options, seen)
     if options.is_greedy:
         return keep_top_k(logits, 1)
-    logits = (logits - logits.max(axis=-1, keepdims=True)) / options.temperature  # no overflow, however cool
+    # No overflow, however cool.
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / max(options.temperature, _LEAST)
     if options.top_k is not None:
         logits = keep_top_k(logits, options.top_k)
     if options.top_p is not None:
@@ -88,7 +90,7 @@ def keep_top_p(logits: mx.array, p: float) -> mx.array:
     order = mx.argsort(-logits, axis=-1)
     probabilities = mx.softmax(mx.take_along_axis(logits, order, axis=-1), axis=-1)
     before = mx.cumsum(probabilities, axis=-1, inclusive=False)  # of the tokens that are likelier
-    kept = mx.put_along_axis(mx.zeros(logits.shape, mx.bool_), order, before < p, axis=-1)
+    kept = mx.put_along_axis(mx.zeros(logits.shape, mx.bool_), order, before < max(p, _LEAST), axis=-1)
     return mx.where(kept, logits, _DROPPED)
 
 
