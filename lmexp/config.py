@@ -259,6 +259,7 @@ def checked_seed(value: object) -> int:
 
 def _section(name: str, spec: type, composed: DictConfig) -> Any:
     """Build one spec from its section: types checked by OmegaConf, ranges by the spec itself."""
+    fields = dataclasses.fields(spec)
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(spec), composed[name]))
     except ConfigKeyError as error:
@@ -269,7 +270,11 @@ def _section(name: str, spec: type, composed: DictConfig) -> Any:
         raise UserError(f"{name} misses a value ({words}); see conf/{name}/ for complete examples.") from error
     except (ValidationError, OmegaConfBaseException) as error:
         full_key = str(getattr(error, "full_key", "") or "")
-        reason = re.split(r"\n", str(error))[0]
+        if not full_key or dataclasses.is_dataclass({field.name: field.type for field in fields}.get(full_key)):
+            raise UserError(
+                f"{name} has a section that was given one value: set its keys, see conf/{name}/."
+            ) from error
+        reason = re.split(r"\n", str(error))[0].rstrip(".")
         raise UserError(f"{name}.{full_key} must be {_in_words(_kind(spec, full_key))}: {reason}.") from error
 
 

@@ -30,6 +30,11 @@ def load_model(source: str | Path) -> tuple[LanguageModel, Tokenizer]:
     """
     folder = Path(source).expanduser()
     is_hub_id = not folder.exists() and len(Path(source).parts) == 2
+    if not folder.exists() and not is_hub_id:
+        raise UserError(
+            f"{source} does not exist: name a run's folder, such as those under results/, a folder in Hugging Face's "
+            "format, or a hub id such as openai-community/gpt2."
+        )
     if not is_hub_id and not (folder / PUBLISHED).exists():
         return load_run(folder)
     model, tokenizer = load_pretrained(source)

@@ -200,7 +200,7 @@ def test_memory_of_the_prompt_is_shared_by_samples(runs):
         (["--prompt", "\udcff"], "prompt is not UTF-8"),
         (["--stop", ""], "stop string is empty"),
         (["--tokens", -1], "Cannot generate -1 tokens"),
-        (["--draft", "nowhere"], "nowhere is not a run's folder"),
+        (["--draft", "nowhere"], "nowhere does not exist: name a run's folder"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
 )

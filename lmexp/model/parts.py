@@ -153,8 +153,8 @@ class ExpertsSpec:
     def __post_init__(self) -> None:
         _check_at_least_one("model.experts", self, ("n_active", "width", "n_groups", "n_active_groups"))
         for name in ("n_experts", "n_shared", "n_dense_layers", "balance_rate"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"model.experts.{name}={getattr(self, name)} is too small: choose from 0 up.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"model.experts.{name}={getattr(self, name)} is out of range: choose from 0 up.")
         if self.scores not in ROUTER_SCORES:
             raise unknown("model.experts.scores", self.scores, ROUTER_SCORES)
         if not 0 < self.scale < math.inf:
@@ -171,8 +171,8 @@ class ExpertsSpec:
         reachable = self.n_experts // self.n_groups * self.n_active_groups
         if self.n_active > reachable:
             raise UserError(
-                f"model.experts.n_active={self.n_active} is more than the {reachable} experts that a token can reach: "
-                "choose fewer."
+                f"model.experts.n_active={self.n_active} is too many where a token can reach {reachable}: choose "
+                "fewer, or more experts."
             )
 
 

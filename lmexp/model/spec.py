@@ -94,8 +94,7 @@ class ModelSpec:
         self._check_heads()
         self._check_position()
         self._check_latent()
-        if self.experts.n_experts and self.bias:
-            raise UserError("Experts have no biases: choose model.bias=false, or model.experts.n_experts=0.")
+        self._check_experts()
 
     @property
     def mixers(self) -> list[str]:
@@ -175,13 +174,28 @@ class ModelSpec:
     def _check_position(self) -> None:
         if self.position == "rope" and (self.head_dim * self.rope.share) % 2:
             raise UserError(
-                f"model.position=rope needs an even head width, but model.d_model={self.d_model} over "
-                f"model.n_heads={self.n_heads} makes {self.head_dim}: choose other numbers, or model.position=learned."
+                f"model.position=rope needs an even head width (and an even model.rope.share of it), but "
+                f"{self._head_width_in_words}: choose other numbers, or model.position=learned."
             )
         if self.position == "sinusoidal" and self.d_model % 2:
             raise UserError(
                 f"model.position=sinusoidal needs an even width, but model.d_model={self.d_model}: "
                 f"choose {self.d_model + 1}, or model.position=learned."
+            )
+
+    @property
+    def _head_width_in_words(self) -> str:
+        if self.head_width is not None:
+            return f"model.head_width={self.head_width}"
+        return f"model.d_model={self.d_model} over model.n_heads={self.n_heads} makes {self.head_dim}"
+
+    def _check_experts(self) -> None:
+        if self.experts.n_experts and self.bias:
+            raise UserError("Experts have no biases: choose model.bias=false, or model.experts.n_experts=0.")
+        if self.experts.n_experts and self.experts.n_dense_layers >= self.n_layers:
+            raise UserError(
+                f"model.experts.n_dense_layers={self.experts.n_dense_layers} leaves none of model.n_layers="
+                f"{self.n_layers} layers to the experts: choose fewer, or model.experts.n_experts=0."
             )
 
     def _check_latent(self) -> None:
