@@ -95,9 +95,12 @@ def cells_table(title: str, runs: Sequence[FrozenRun], labels: Sequence[str]) ->
 
 
 def metric_of(runs: Sequence[FrozenRun]) -> str:
-    """Return what to show of the runs: the primary metric of their plan, val_bpb without one."""
+    """Return what to show of the runs: the primary metric of their plan; without one, of what all of them measure."""
     planned = next((run.config for run in runs if run.config.plan_sha256), None)
-    return "val_bpb" if planned is None else read_plan(planned.experiment).primary.name
+    if planned is not None:
+        return read_plan(planned.experiment).primary.name
+    generates = all(run.config.decode.n_tokens is not None for run in runs)
+    return "decode_tokens_per_second" if generates else "val_bpb"
 
 
 def _score(row: dict[str, Any], metric: str) -> str:

@@ -20,6 +20,7 @@ from lmexp.config import FrozenRun
 from lmexp.costs import child, longest
 from lmexp.costs.generation import next_token, time_generation
 from lmexp.costs.longest import Task, longest_length
+from lmexp.display import metric_of
 from lmexp.errors import UserError
 from lmexp.model.language_model import LanguageModel
 from lmexp.run import run
@@ -175,3 +176,9 @@ def test_a_child_that_dies_of_something_else_is_an_error():
 def test_mistakes_are_told(small, overrides, words):
     with pytest.raises(UserError, match=words):
         compose_run([*small, *DECODE, *overrides])
+
+
+def test_a_sweep_of_runs_that_generate_shows_their_speed():
+    generates, trains = (compose_run(["model=gpt_tiny", f"decode={decode}"]) for decode in ("benchmark", "none"))
+    assert metric_of([generates]) == "decode_tokens_per_second"
+    assert metric_of([generates, trains]) == metric_of([trains]) == "val_bpb"
