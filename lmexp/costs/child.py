@@ -1,6 +1,7 @@
 """``python -m lmexp.costs.child``: answers on standard output whether sequences of given lengths fit.
 
-Standard input holds a pickled task, then one length a line. Where the operating system enforces the limit, this process
+Standard input holds a pickled task, then one length a line. What freed memory was cut into by one question can stand in
+the way of the next, so the search asks each child but once. Where the operating system enforces the limit, this process
 dies of a length that does not fit; see :func:`lmexp.costs.longest.longest_length`.
 """
 
@@ -18,8 +19,17 @@ def main() -> None:
     if is_enforced():
         import resource
 
+        _wake_blas()
         resource.setrlimit(resource.RLIMIT_DATA, (task.memory_limit_bytes, task.memory_limit_bytes))
     _answer(task)
+
+
+def _wake_blas() -> None:
+    """Let the BLAS take its buffers while it can: under the limit, OpenBLAS asks for them again and again for ever."""
+    import mlx.core as mx
+
+    long, square = mx.ones((1, 1 << 14)), mx.ones((256, 256))
+    mx.eval(long @ mx.ones((1 << 14, 64)), mx.ones((1, 64)) @ mx.ones((64, 1 << 14)), square @ square)
 
 
 def _answer(task: Task) -> None:

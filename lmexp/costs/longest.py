@@ -65,7 +65,7 @@ def is_enforced() -> bool:
 
 
 class _Child:
-    """A process that answers whether a length fits. It dies of some that do not; then the next question starts anew."""
+    """A process that answers whether a length fits, or dies of it; a new one for each question, see ``child``."""
 
     def __init__(self, task: Task):
         self._task = task
@@ -81,21 +81,24 @@ class _Child:
 
     def holds(self, length: int) -> bool:
         """Tell whether the child could generate the last token of a sequence of this length."""
-        process = self._process or self._start()
+        process = self._process = self._start()
         self._say(process, b"%d\n" % length)
         assert process.stdout is not None
         answer = process.stdout.readline()
-        if not answer:
-            self._process = None
+        self._process = None
+        if answer:
+            process.kill()
+            process.communicate()
+        else:
             _check_death(process)
         return answer == b"fits\n"
 
     def _start(self) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "lmexp.costs.child"]
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
-        self._say(self._process, pickle.dumps(self._task))
-        return self._process
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+        self._say(process, pickle.dumps(self._task))
+        return process
 
     def _say(self, process: subprocess.Popen[bytes], words: bytes) -> None:
         assert process.stdin is not None

@@ -142,6 +142,21 @@ def test_a_child_dies_of_what_does_not_fit_and_the_search_goes_on(monkeypatch):
     assert 0.25 * limit < found * bytes_per_token < limit
 
 
+def test_a_length_does_not_feel_what_was_asked_before(monkeypatch):
+    """Memory that an earlier, longer text has cut up is no limit of this one: each question has a process to itself."""
+    pids, start = [], longest._Child._start
+
+    def started(self):
+        process = start(self)
+        pids.append(process.pid)
+        return process
+
+    monkeypatch.setattr(longest._Child, "_start", started)
+    with longest._Child(task()) as child:
+        assert [child.holds(length) for length in (90, 64)] == [True, True]
+    assert len(set(pids)) == 2
+
+
 def test_where_nothing_enforces_the_limit_the_peak_is_compared_with_it(monkeypatch, capsys):
     """The child's own part, in this process."""
     made = make_model(LLAMA)
