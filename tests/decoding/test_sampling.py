@@ -130,6 +130,14 @@ def test_a_top_p_of_one_keeps_every_token_and_a_tiny_one_the_likeliest():
         assert np.isfinite(np.array(shape(rows, Sampling(1.0, top_p=tiny)))).sum() == 1
 
 
+def test_what_is_exactly_enough_is_enough():
+    """Sums and ratios of equals are exact: two quarters are a half, and as likely as the likeliest is likely enough."""
+    assert np.isfinite(np.array(shape(mx.zeros((1, 4)), Sampling(1.0, top_p=0.5)))).sum() == 2
+    assert np.isfinite(np.array(shape(mx.array([[2.0, 1.0, 2.0]]), Sampling(1.0, min_p=1.0)))).tolist() == [
+        [True, False, True]
+    ]
+
+
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3, 1e30, 1e300])
 def test_extreme_temperatures_stay_finite(temperature):
     probabilities = np.array(mx.softmax(shape(mx.array(LOGITS)[None], Sampling(temperature)), axis=-1))[0]
