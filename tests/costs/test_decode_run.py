@@ -1,5 +1,6 @@
 """A run that trains nothing: what it measures of a generation, and the search for the longest sequence."""
 
+import gc
 import io
 import pickle
 import sys
@@ -59,6 +60,8 @@ def test_a_decode_run_measures_and_trains_nothing(small, tmp_path, without_child
     frozen = FrozenRun(compose_run([*small, *DECODE]).config, tmp_path / "run")
     frozen.folder.mkdir()
     told = []
+    gc.collect()
+    held_bytes = mx.get_active_memory()  # by the tests before this one; it counts in the peak
     row = run(frozen, told.append)
     stored = results.read_row(frozen.folder)
     assert row["status"] == "ok"
@@ -66,7 +69,7 @@ def test_a_decode_run_measures_and_trains_nothing(small, tmp_path, without_child
     # gpt_tiny, 16 wide: keys and values, float32
     assert stored["cache_bytes_per_token_per_layer"] == 2 * 16 * 4
     weights_and_cache = 4 * stored["n_params"] + N_TOKENS * 2 * 2 * 16 * 4
-    assert weights_and_cache < stored["decode_peak_memory_bytes"] < 2 * weights_and_cache
+    assert weights_and_cache < stored["decode_peak_memory_bytes"] - held_bytes < 2 * weights_and_cache
     assert stored["longest_length_tokens"] == N_TOKENS  # it has no positions for more
     assert stored["probe_before"] > 0
     assert stored["probe_after"] > 0
