@@ -5,6 +5,7 @@ import mlx.nn as nn
 
 from lmexp.model.band import attend_in_blocks
 from lmexp.model.cache import RowsCache, WindowCache
+from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
 from lmexp.model.mask import as_array, visible_rows
 from lmexp.model.position import DistancePenalty, Rotation
@@ -101,6 +102,8 @@ class Attention(nn.Module):
             return capped_attention(queries, keys, values, self.scale, mask, cap)
         if time == 1 and mask is None and mx.default_device() == mx.cpu:
             return attend_from_one_token(queries, keys, values, self.scale)
+        if isinstance(mask, str):
+            return attend_causally(queries, keys, values, self.scale)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.scale, mask=mask)
 
 

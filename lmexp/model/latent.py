@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from lmexp.model.cache import RowsCache
+from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
 from lmexp.model.mask import visible_rows
 from lmexp.model.position import Rotation
@@ -101,6 +102,8 @@ class LatentAttention(nn.Module):
         )
         shared = mx.broadcast_to(key, (batch, heads, n_all, self.spec.mla.rope_width))
         keys = mx.concatenate([plain, shared], axis=-1)
+        if isinstance(mask, str):
+            return attend_causally(queries, keys, values, self._scale)
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self._scale, mask=mask)
 
     def _absorbed(self, queries: mx.array, rows: mx.array, mask: mx.array | str | None) -> mx.array:

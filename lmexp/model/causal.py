@@ -1,0 +1,49 @@
+"""Causal attention to a whole text: MLX's fused kernel where there is one, blocks of queries on a CPU."""
+
+import mlx.core as mx
+
+_BLOCK_QUERIES = 128
+
+
+def attend_causally(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    """Mix the values that each query sees: all rows up to its own; the last query stands beside the last row.
+
+    MLX has no fused attention on a CPU: it computes all scores, the masked half too, and passes over them several times
+    with a scalar exponential. In blocks, rows after the block are skipped, and what is left can be fused by
+    ``mx.compile``. Measured on one core, forward and backward, 256 tokens, 8 heads of 32: 0.74 of the time.
+
+    Args:
+        queries: (batch, heads, time, width).
+        keys: (batch, kv_heads, n_rows, width); each of its heads serves heads / kv_heads query heads.
+        values: (batch, kv_heads, n_rows, value_width).
+        scale: multiplies the scores. The softmax is float32 whatever the dtype.
+
+    Returns:
+        (batch, heads, time, value_width).
+    """
+    if mx.default_device() != mx.cpu:
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
+    n_before = keys.shape[2] - queries.shape[2]
+    mixed = []
+    for start in range(0, queries.shape[2], _BLOCK_QUERIES):
+        block = queries[:, :, start : start + _BLOCK_QUERIES]
+        n_seen = n_before + start + block.shape[2]
+        mixed.append(_attend_block(scale * block, keys[:, :, :n_seen], values[:, :, :n_seen]))
+    return mx.concatenate(mixed, axis=2)
+
+
+def _attend_block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+    """Attend from the last tokens of a text; the softmax's sum divides the result, which is narrower than the weights.
+
+    The query heads that share a key head are the rows of one product.
+    """
+    batch, heads, time, width = queries.shape
+    kv_heads, n_rows = keys.shape[1:3]
+    scores = queries.reshape(batch, kv_heads, -1, width) @ keys.swapaxes(-1, -2)
+    scores = scores.reshape(batch, kv_heads, -1, time, n_rows).astype(mx.float32)
+    seen = mx.arange(n_rows - time, n_rows)[:, None] >= mx.arange(n_rows)
+    scores = mx.where(seen, scores, -mx.inf)
+    weights = mx.exp(scores - mx.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1).reshape(batch, heads, time, 1)
+    mixed = weights.astype(values.dtype).reshape(batch, kv_heads, -1, n_rows) @ values
+    return mixed.reshape(batch, heads, time, -1) / total.astype(values.dtype)
