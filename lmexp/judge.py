@@ -1,7 +1,8 @@
 """The judge: bits per byte on a fixed text. The same code for every arm; no config can tune it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -47,19 +48,29 @@ class Judge:
         byte_lengths: (vocab_size,) UTF-8 bytes that each token stands for.
         context_length: tokens a prediction may look back on.
         compiled: whether the forward pass goes through ``mx.compile``.
+        streams: take batches in turn; none means MLX's default stream.
     """
 
     def __init__(
-        self, model: nn.Module, tokens: np.ndarray, byte_lengths: np.ndarray, context_length: int, compiled: bool
+        self,
+        model: nn.Module,
+        tokens: np.ndarray,
+        byte_lengths: np.ndarray,
+        context_length: int,
+        compiled: bool,
+        streams: Sequence[mx.Stream] = (),
     ):
         self._model = model
         self._windows = _windows(np.asarray(tokens), context_length)
         self._n_tokens = len(tokens) - 1
         self._n_bytes = int(byte_lengths[np.asarray(tokens[1:])].sum())
         self._at_once = max(1, _TOKENS_AT_ONCE // context_length)
-        self._nats_of: Any = (
-            partial(mx.compile, inputs=[model.state])(self._token_nats) if compiled else self._token_nats
-        )
+        self._streams = list(streams) or [mx.default_stream(mx.default_device())]
+        # A compiled function stays on the stream that it was traced on.
+        self._nats_of: list[Any] = [
+            partial(mx.compile, inputs=[model.state])(partial(self._token_nats)) if compiled else self._token_nats
+            for _ in self._streams
+        ]
 
     def __call__(self) -> Score:
         """Score the model's weights as they are now. Leaves the model in the mode that it was in."""
@@ -67,7 +78,7 @@ class Judge:
 
     def warm(self) -> None:
         """Compile for both shapes of batch (the last is smaller), so that the first scoring is no slower."""
-        self._total({self._starts[0], self._starts[-1]})
+        self._total({*self._starts[: len(self._streams)], self._starts[-1]})
 
     def _total(self, starts: Iterable[int]) -> float:
         was_training = self._model.training
@@ -77,16 +88,20 @@ class Judge:
         return float(nats)
 
     def _scored_ahead(self, starts: Iterable[int]) -> Iterator[mx.array]:
-        """Yield the nats of each batch while the device is at the next one already."""
-        previous: mx.array | None = None
-        for start in starts:
-            scored = self._nats_of(*self._batch(start))
+        """Yield the nats of each batch, in order, while the streams are at the next ones already."""
+        under_way: deque[mx.array] = deque()
+        for start in sorted(starts):
+            under_way.append(self._scored(start))
+            if len(under_way) > len(self._streams):
+                yield under_way.popleft()
+        yield from under_way
+
+    def _scored(self, start: int) -> mx.array:
+        turn = start // self._at_once % len(self._streams)
+        with mx.stream(self._streams[turn]):
+            scored = self._nats_of[turn](*self._batch(start))
             mx.async_eval(scored)
-            if previous is not None:
-                yield previous
-            previous = scored
-        if previous is not None:
-            yield previous
+        return scored
 
     @property
     def _starts(self) -> range:

@@ -22,7 +22,7 @@ from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.budget import Clock
 from lmexp.train.loop import DivergedError, Log, train
-from lmexp.train.objective import next_token_loss
+from lmexp.train.objective import next_token_loss, over_streams
 from lmexp.train.spec import CompileSpec
 from lmexp.train.step import Stepper
 
@@ -170,12 +170,20 @@ def build_model(config: RunConfig, dataset: Dataset) -> LanguageModel:
 
 def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split: Split, compiled: bool) -> Judge:
     """Make the judge of one split: the same windows and bytes whatever the arm."""
-    return Judge(model, split.tokens, dataset.tokenizer.byte_lengths, config.data.context_length, compiled)
+    return Judge(
+        model,
+        split.tokens,
+        dataset.tokenizer.byte_lengths,
+        config.data.context_length,
+        compiled,
+        platform.compute_streams(),
+    )
 
 
 def make_stepper(config: RunConfig, model: LanguageModel, compiled: bool) -> Stepper:
     """Make what takes the steps of this config."""
-    return Stepper(model, next_token_loss, config.optimizer, config.precision, compiled, config.seed)
+    objective = over_streams(next_token_loss, platform.compute_streams())
+    return Stepper(model, objective, config.optimizer, config.precision, compiled, config.seed)
 
 
 def make_batches(config: RunConfig, dataset: Dataset) -> Batches:

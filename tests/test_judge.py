@@ -8,6 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from lmexp import judge as judge_room
 from lmexp.judge import Judge
 
 
@@ -88,8 +89,8 @@ def test_warming_scores_each_shape_of_batch_once_and_changes_no_figure():
     tokens = np.random.default_rng(1).integers(0, 3, 30_011).astype(np.uint16)
     cold, warm = (Judge(Table(TABLE), tokens, BYTES, 37, compiled=True) for _ in range(2))
     seen = []
-    scored = warm._nats_of
-    warm._nats_of = lambda inputs, *rest: (seen.append(inputs.shape), scored(inputs, *rest))[1]
+    scored = warm._nats_of[0]
+    warm._nats_of = [lambda inputs, *rest: (seen.append(inputs.shape), scored(inputs, *rest))[1]]
     warm.warm()
     assert seen == [(221, 37), (812 - 3 * 221, 37)]  # 8192 // 37 windows at once, and what is left of 812
     assert warm() == cold()
@@ -101,9 +102,21 @@ def test_a_batch_is_under_way_while_the_one_before_it_is_read():
     model.eval()
     judge = Judge(model, tokens, BYTES, 37, compiled=False)
     dispatched = []
-    scored = judge._nats_of
-    judge._nats_of = lambda inputs, *rest: (dispatched.append(len(inputs)), scored(inputs, *rest))[1]
+    scored = judge._nats_of[0]
+    judge._nats_of = [lambda inputs, *rest: (dispatched.append(len(inputs)), scored(inputs, *rest))[1]]
     ahead = [len(dispatched) for _ in judge._scored_ahead(judge._starts)]
     assert ahead == [2, 3, 4, 4]
     one_by_one = sum(np.asarray(scored(*judge._batch(start))).sum(dtype=np.float64) for start in judge._starts)
     assert judge().nats == one_by_one  # bit for bit
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="a GPU has one stream")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_several_streams_give_the_same_bits(monkeypatch, compiled):
+    monkeypatch.setattr(judge_room, "_TOKENS_AT_ONCE", 111)  # nine batches for three streams, the last of them short
+    tokens = np.random.default_rng(3).integers(0, 3, 961)
+    streams = [mx.default_stream(mx.cpu), mx.new_stream(mx.cpu), mx.new_stream(mx.cpu)]
+    one, many = (Judge(Table(TABLE), tokens, BYTES, 37, compiled, given) for given in ((), streams))
+    many.warm()
+    assert many().nats == one().nats
+    assert many().nats == one().nats

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from lmexp.platform.drift import probe
     from lmexp.platform.lock import device_lock
     from lmexp.platform.show import print_doctor
+    from lmexp.platform.streams import compute_streams
 
 __all__ = [
     "Check",
     "Facts",
     "blas_threads",
+    "compute_streams",
     "device_lock",
     "doctor",
     "facts",
@@ -44,6 +46,7 @@ _ROOMS = {
     "reset_peak_memory": "device",
     "probe": "drift",
     "device_lock": "lock",
+    "compute_streams": "streams",
 }
 
 

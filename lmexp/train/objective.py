@@ -1,8 +1,9 @@
 """What a step lowers, and what is measured on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
+from mlx.utils import tree_map
 
 from lmexp.model.language_model import LanguageModel
 from lmexp.model.likelihood import token_nats
@@ -31,6 +32,38 @@ def next_token_loss(model: LanguageModel, inputs: mx.array, targets: mx.array) -
         loss, loads = loss + model.spec.future_weight * sum(further) / len(further), loads + more_loads
     measured = {"loss_nats": next_nats}
     return loss, measured | {"expert_tokens": mx.stack(loads)} if loads else measured
+
+
+def over_streams(objective: Objective, streams: Sequence[mx.Stream]) -> Objective:
+    """Return the same objective, computed for equal parts of the batch on streams of their own.
+
+    As many streams are used as divide the batch. A model with dropout is left whole: its masks are drawn for the batch,
+    and what a seed means must not depend on how many cores there are.
+    """
+
+    def split(model: LanguageModel, inputs: mx.array, targets: mx.array) -> tuple[mx.array, Measured]:
+        n_parts = max(count for count in range(1, len(streams) + 1) if inputs.shape[0] % count == 0)
+        if n_parts == 1 or model.spec.dropout:
+            return objective(model, inputs, targets)
+        losses, measured = [], []
+        parts = zip(streams[:n_parts], mx.split(inputs, n_parts), mx.split(targets, n_parts), strict=True)
+        for stream, *part in parts:
+            with mx.stream(stream):
+                loss, of_part = objective(model, *part)
+            losses.append(loss)
+            measured.append(of_part)
+        return mx.stack(losses).mean(), put_together(measured)
+
+    return split
+
+
+def put_together(measured: Sequence[Measured]) -> Measured:
+    """Put together what equal parts of a batch measured: whole numbers are counts, which add up; the rest are means."""
+    total: Measured = tree_map(lambda *parts: sum(parts), *measured)
+    return {
+        name: value if mx.issubdtype(value.dtype, mx.integer) else value / len(measured)
+        for name, value in total.items()
+    }
 
 
 def _further_nats(model: LanguageModel, futures: list[mx.array], targets: mx.array) -> Iterator[mx.array]:

@@ -14,7 +14,7 @@ from mlx.utils import tree_map
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
 from lmexp.train.masters import make_masters
-from lmexp.train.objective import Measured, Objective, load_max_over_mean
+from lmexp.train.objective import Measured, Objective, load_max_over_mean, put_together
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
@@ -95,7 +95,7 @@ class Stepper:
             of_piece, total = self._accumulate(total, piece_in, piece_out)
             mx.eval(of_piece, total)
             measured.append(of_piece)
-        return self._apply(total, _over_pieces(measured), lr)
+        return self._apply(total, put_together(measured), lr)
 
     def _pieces(self, tokens: mx.array) -> Sequence[mx.array]:
         return list(mx.split(tokens, self.spec.micro_batches, axis=0))
@@ -149,15 +149,6 @@ class Stepper:
     def wait(self, *results: StepResult) -> None:
         """Wait until the device has finished these steps and everything before them."""
         mx.eval([vars(result) for result in results], self._state)
-
-
-def _over_pieces(measured: Sequence[Measured]) -> Measured:
-    """Put together what the pieces of a batch measured: whole numbers are counts, which add up; the rest are means."""
-    total: Measured = tree_map(lambda *parts: sum(parts), *measured)
-    return {
-        name: value if mx.issubdtype(value.dtype, mx.integer) else value / len(measured)
-        for name, value in total.items()
-    }
 
 
 def _fill(target: Any, source: Any) -> None:
