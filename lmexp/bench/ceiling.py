@@ -4,6 +4,8 @@ import time
 
 import mlx.core as mx
 
+from lmexp import platform
+
 # Widths of the square matrices that are tried, smaller ones on a CPU, where the largest takes a tenth of a second.
 _WIDTHS = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192, 16384)}
 _FEWEST = 3
@@ -16,6 +18,7 @@ def product_flops_per_second(dtype: mx.Dtype, seconds: float) -> float:
         dtype: of both factors.
         seconds: to spend on each size, three products at least.
     """
+    platform.share_products(platform.compute_cores())
     return max(_rate(width, dtype, seconds) for width in _WIDTHS[mx.default_device().type.name])
 
 

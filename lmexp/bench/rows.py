@@ -76,7 +76,7 @@ def _machine() -> dict[str, Any]:
     platform.prepare()
     facts = platform.facts()
     return {
-        "threads": platform.blas_threads(),
+        "threads": platform.compute_cores(),
         "host": facts.host,
         "device": facts.device,
         "chip": facts.chip,

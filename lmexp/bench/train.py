@@ -34,7 +34,7 @@ def benchmark(given: Namespace) -> Benchmark:
         UserError: a config that a peer cannot follow, or PyTorch is not installed.
     """
     run = compose_run([*DEFAULT, *single_overrides(given.overrides)])
-    config, threads = run.config, platform.blas_threads()
+    config, threads = run.config, platform.compute_cores()
     if given.against:
         _check_step(run)
     if "torch" in given.against:
@@ -53,7 +53,7 @@ def benchmark(given: Namespace) -> Benchmark:
     for peer in given.against:
         measured |= peers[peer]
     shape = f"{config.data.batch_size} x {config.data.context_length} tokens a step, {config.precision.compute}"
-    title = f"Training {config.arm}, {shape}, {threads} threads for matrix products on a CPU"
+    title = f"Training {config.arm}, {shape}, {threads} cores if on a CPU"
     return Benchmark(title, [Side(*side) for side in measured.items()], _UNITS, config.sha256)
 
 

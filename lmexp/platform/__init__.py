@@ -6,8 +6,8 @@ Importing this package imports nothing heavy, and MLX least of all: `prepare` mu
 from typing import TYPE_CHECKING, Any
 
 from lmexp.platform.compiler import has_cpp_compiler
-from lmexp.platform.cores import blas_threads, usable_cores
-from lmexp.platform.start import is_installed, mlx_backend, prepare
+from lmexp.platform.cores import compute_cores, usable_cores
+from lmexp.platform.start import is_installed, mlx_backend, prepare, share_products
 
 if TYPE_CHECKING:
     from lmexp.platform.checks import Check, doctor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Check",
     "Facts",
-    "blas_threads",
+    "compute_cores",
     "compute_streams",
     "device_lock",
     "doctor",
@@ -33,6 +33,7 @@ __all__ = [
     "print_doctor",
     "probe",
     "reset_peak_memory",
+    "share_products",
     "usable_cores",
 ]
 

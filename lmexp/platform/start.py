@@ -18,8 +18,8 @@ _ONE_GIBIBYTE = 1 << 30
 def prepare() -> str:
     """Ready this process for MLX; call it before the first ``import mlx.core``, as often as you like.
 
-    On Linux with the CPU wheel: loads a real BLAS (see `lmexp.platform.blas`), keeps freed memory, and gives MLX's
-    compiled kernels a private folder. Elsewhere there is nothing to do.
+    On Linux with the CPU wheel: loads a real BLAS (see `lmexp.platform.blas`), keeps each matrix product on one core,
+    keeps freed memory, and gives MLX's compiled kernels a private folder. Elsewhere there is nothing to do.
 
     Returns:
         What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas (tf32)``, ``reference``,
@@ -33,9 +33,22 @@ def prepare() -> str:
     if backend != "cpu":
         return {"metal": "accelerate", "cuda": _cublas()}.get(backend, "built-in")
     label = blas.preload()
+    share_products(1)
     _keep_freed_memory()
     _isolate_kernels()
     return label
+
+
+def share_products(n_threads: int) -> None:
+    """Tell every BLAS of this process how many threads a matrix product may use.
+
+    One is best for what MLX does on a CPU: the threads of a product spin while they wait for each other, and the other
+    cores have parts of the batch to work on (see `lmexp.platform.streams`). Measured on two cores, llama_small:
+    training on 16 x 256 tokens 1.9 times as fast as with two threads on one stream, decoding one token twice.
+    """
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(limits=n_threads, user_api="blas")
 
 
 def _cublas() -> str:

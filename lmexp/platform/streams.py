@@ -3,9 +3,8 @@
 import functools
 
 import mlx.core as mx
-import threadpoolctl
 
-from lmexp.platform.cores import blas_threads
+from lmexp.platform.cores import compute_cores
 
 _MOST_STREAMS = 8  # a part of a batch must stay worth a matrix product
 
@@ -15,11 +14,9 @@ def compute_streams() -> tuple[mx.Stream, ...]:
     """Return the streams among which a batch can be split; the first is MLX's default.
 
     A CPU stream of MLX has one thread: all but matrix products runs on one core, and those wait for each other's
-    threads. So the parts of a batch go to streams of their own, and a product keeps to the core that it is on: from the
-    first call on, BLAS uses one thread in this process.
+    threads. So the parts of a batch go to streams of their own, and a product keeps to the core that it is on (see
+    `lmexp.platform.prepare`).
     """
     default = mx.default_stream(mx.default_device())
-    n_streams = min(blas_threads(), _MOST_STREAMS) if mx.default_device() == mx.cpu else 1
-    if n_streams > 1:
-        threadpoolctl.threadpool_limits(limits=1, user_api="blas")
+    n_streams = min(compute_cores(), _MOST_STREAMS) if mx.default_device() == mx.cpu else 1
     return (default, *(mx.new_stream(mx.cpu) for _ in range(n_streams - 1)))
