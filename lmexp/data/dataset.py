@@ -10,6 +10,7 @@ import numpy as np
 from lmexp.data import store, tokenizer
 from lmexp.data.corpora import Corpus, Texts, open_corpus
 from lmexp.data.spec import DataSpec
+from lmexp.data.stored import from_description
 from lmexp.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, load_gpt2, train_bpe
 from lmexp.errors import UserError
 
@@ -133,7 +134,7 @@ def _dataset(entry: store.Entry, entropy_bits_per_byte: float | None) -> Dataset
     parts = np.split(entry.tokens, ends[:-1])
     sizes = zip(parts, entry.facts["n_bytes"], strict=True)
     splits = {name: Split(part, n_bytes, len(part)) for name, (part, n_bytes) in zip(SPLITS, sizes, strict=True)}
-    made = tokenizer.from_description(entry.facts["tokenizer"])
+    made = from_description(entry.facts["tokenizer"])
     return Dataset(made, **splits, entropy_bits_per_byte=entropy_bits_per_byte)
 
 

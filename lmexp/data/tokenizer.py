@@ -57,7 +57,7 @@ class Tokenizer(Protocol):
         """Return all that ``from_description`` needs, ready for json."""
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` to an existing folder: ``load_tokenizer`` needs nothing else."""
+        """Write ``tokenizer.json`` to an existing folder: `lmexp.data.stored.load_tokenizer` needs nothing else."""
 
 
 class PieceTokenizer:
@@ -95,7 +95,7 @@ class PieceTokenizer:
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` to an existing folder: ``load_tokenizer`` needs nothing else."""
+        """Write ``tokenizer.json`` to an existing folder: `lmexp.data.stored.load_tokenizer` needs nothing else."""
         write_atomic(folder / FILE_NAME, lambda path: path.write_bytes(json.dumps(self.description()).encode()))
 
 
@@ -227,45 +227,6 @@ def load_gpt2(get_encoding: "Callable[[str], tiktoken.Encoding] | None" = None) 
             ) from error
     pieces = [encoding.decode_single_token_bytes(token) for token in range(encoding.n_vocab)]
     return BytePairTokenizer("gpt2", encoding._pat_str, pieces)
-
-
-def from_description(description: dict[str, Any]) -> Tokenizer:
-    """Rebuild a tokenizer from its ``description()``.
-
-    Raises:
-        ValueError: if the kind is unknown.
-        KeyError: if the description lacks a part.
-    """
-    kind = description["kind"]
-    if kind == "byte":
-        return ByteTokenizer()
-    if kind == "char":
-        return CharTokenizer(description["characters"])
-    if kind in ("bpe", "gpt2"):
-        pieces = [base64.b64decode(piece) for piece in description["pieces"].split(" ")]
-        return BytePairTokenizer(kind, description["pattern"], pieces)
-    if kind == "published":
-        from lmexp.data.published import PublishedTokenizer
-
-        return PublishedTokenizer(description["file"])
-    raise ValueError(f"unknown kind of tokenizer: {kind!r}")
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read back what ``Tokenizer.save`` wrote.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    file = Path(folder) / FILE_NAME
-    try:
-        return from_description(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(f"There is no {FILE_NAME} in {folder}: name the folder of a finished run.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is damaged ({error}): copy it from another run of the same arm, or run again."
-        ) from error
 
 
 def _lines(text: str) -> list[str]:

@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from lmexp.data.published import PublishedTokenizer
-from lmexp.data.tokenizer import byte_of_printable, from_description
+from lmexp.data.stored import from_description
+from lmexp.data.tokenizer import byte_of_printable
 
 TEXT = "Café 10€, naïve?"
 

@@ -9,13 +9,13 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmexp.data.stored import load_tokenizer
 from lmexp.data.tokenizer import (
     WORDS,
     BytePairTokenizer,
     ByteTokenizer,
     CharTokenizer,
     load_gpt2,
-    load_tokenizer,
     train_bpe,
 )
 from lmexp.errors import UserError
