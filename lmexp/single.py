@@ -109,7 +109,7 @@ def _costs(config: RunConfig, row: dict[str, Any]) -> Table:
     table.add_row("generated", f"{row['decode_tokens_per_second']:,.1f} tokens/s")
     table.add_row("peak memory, weights included", _mebibytes(row["decode_peak_memory_bytes"]))
     table.add_row("cache per token and layer", f"{row['cache_bytes_per_token_per_layer']:,.0f} bytes")
-    if row["longest_length_tokens"] is not None:
+    if row.get("longest_length_tokens") is not None:  # without a limit it was not asked
         limit = _mebibytes(config.decode.memory_limit_bytes or 0)
         is_bound = (
             config.model.position in ADDED_POSITIONS and row["longest_length_tokens"] == config.data.context_length

@@ -91,8 +91,12 @@ def test_a_decode_run_measures_and_trains_nothing(small, tmp_path, without_child
 def test_without_a_limit_nobody_looks_for_the_longest(small, tmp_path):
     frozen = FrozenRun(compose_run([*small, *DECODE, "decode.memory_limit_bytes=null"]).config, tmp_path / "run")
     frozen.folder.mkdir()
-    assert run(frozen, lambda _: None)["status"] == "ok"
+    row = run(frozen, lambda _: None)
+    assert row["status"] == "ok"
     assert results.read_row(frozen.folder)["longest_length_tokens"] is None
+    printed = io.StringIO()
+    summarise(frozen, row, Console(file=printed, width=100))
+    assert "longest" not in printed.getvalue()
 
 
 def test_cache_bytes_are_those_of_the_arrays():
