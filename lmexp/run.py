@@ -176,13 +176,13 @@ def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split:
         dataset.tokenizer.byte_lengths,
         config.data.context_length,
         compiled,
-        platform.compute_streams(),
+        platform.compute_streams(_flops_per_step(config, model)),
     )
 
 
 def make_stepper(config: RunConfig, model: LanguageModel, compiled: bool) -> Stepper:
     """Make what takes the steps of this config."""
-    objective = over_streams(next_token_loss, platform.compute_streams())
+    objective = over_streams(next_token_loss, platform.compute_streams(_flops_per_step(config, model)))
     return Stepper(model, objective, config.optimizer, config.precision, compiled, config.seed)
 
 
@@ -196,8 +196,15 @@ def make_batches(config: RunConfig, dataset: Dataset) -> Batches:
 
 def make_clock(config: RunConfig, model: LanguageModel) -> Clock:
     """Make the clock of a run's budget, not yet running."""
-    tokens_per_step = config.data.batch_size * config.data.context_length
-    return Clock(config.budget, tokens_per_step, model.flops_per_token * tokens_per_step, time.perf_counter)
+    return Clock(config.budget, _tokens_per_step(config), _flops_per_step(config, model), time.perf_counter)
+
+
+def _tokens_per_step(config: RunConfig) -> int:
+    return config.data.batch_size * config.data.context_length
+
+
+def _flops_per_step(config: RunConfig, model: LanguageModel) -> float:
+    return model.flops_per_token * _tokens_per_step(config)
 
 
 def _check_budget(config: RunConfig, clock: Clock, step_seconds: float) -> None:

