@@ -1,6 +1,7 @@
 """From a composed Hydra config to one frozen, checked, hashed :class:`RunConfig`, and back from its file."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -278,8 +279,9 @@ def _section(name: str, spec: type, composed: DictConfig) -> Any:
         raise UserError(f"{name}.{full_key} must be {_in_words(_kind(spec, full_key))}: {reason}.") from error
 
 
+@functools.cache
 def _schema(spec: type) -> DictConfig:
-    """Return the types of a frozen dataclass, and of those within it, as a config that values can be merged into."""
+    """Return the types of a frozen dataclass, and of those within it, as a config to merge values with; do not edit."""
     schema = OmegaConf.structured(spec)
     OmegaConf.set_readonly(schema, False)
     for field in dataclasses.fields(spec):

@@ -98,20 +98,18 @@ def test_mistakes_are_found_before_anything_runs(arguments, words):
 
 
 def test_a_sweep_runs_every_cell_and_a_second_runs_none(plan_folder):
-    first = lmexp("run", "-m", "experiment=tiny")
+    first = lmexp("run", "-m", "experiment=tiny", "seed=1")
     assert first.returncode == 0, first.stderr
     rows = results.read_runs(plan_folder / "results" / "tiny")
-    assert sorted(zip(rows["arm"], rows["seed"], strict=True)) == [
-        (arm, seed) for arm in ("plain", "wide") for seed in (0, 1)
-    ]
+    assert sorted(zip(rows["arm"], rows["seed"], strict=True)) == [("plain", 1), ("wide", 1)]
     assert set(rows["status"]) == {"ok"}
     started = dict(zip(rows["run_id"], rows["started_at"], strict=True))
-    second = lmexp("run", "-m", "experiment=tiny")
+    second = lmexp("run", "-m", "experiment=tiny", "seed=1")
     assert second.returncode == 0
     again = results.read_runs(plan_folder / "results" / "tiny")
     assert dict(zip(again["run_id"], again["started_at"], strict=True)) == started
     status = lmexp("status", "tiny")
-    assert "4 done" in status.stdout
+    assert "2 done" in status.stdout
     report = lmexp("report", "tiny")
     assert report.returncode == 0, report.stderr
     assert (plan_folder / "results" / "tiny" / "report.html").exists()
