@@ -73,7 +73,9 @@ def weights_of(made):
     return dict(tree_flatten(made.model.trainable_parameters()))
 
 
-@pytest.mark.parametrize(("name", "dropout"), [*((name, 0.0) for name in OPTIMIZERS), ("adamw", 0.3)])
+@pytest.mark.parametrize(
+    ("name", "dropout"), [("adamw", 0.3), *((name, 0.0) for name in OPTIMIZERS if name != "adamw")]
+)
 def test_compiled_equals_plain(name, dropout):
     plain = losses_of(stepper(name, compiled=False, dropout=dropout))
     compiled = losses_of(stepper(name, compiled=True, dropout=dropout))
@@ -82,8 +84,7 @@ def test_compiled_equals_plain(name, dropout):
     assert compiled == pytest.approx(plain, rel=1e-3 if name in ("lion", "muon") else 2e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("pieces", [2, 4, 8])
+@pytest.mark.parametrize(("pieces", "compiled"), [(2, False), (4, False), (8, False), (4, True)])
 def test_pieces_equal_the_whole_batch(pieces, compiled):
     whole = losses_of(stepper("sgd", compiled))
     in_pieces = losses_of(stepper("sgd", compiled, micro_batches=pieces))
