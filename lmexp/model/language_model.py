@@ -13,6 +13,7 @@ from lmexp.model.cache import Cache
 from lmexp.model.count import n_trained
 from lmexp.model.experts import Experts
 from lmexp.model.future import FutureModule
+from lmexp.model.likelihood import mean_nats
 from lmexp.model.position import LearnedPosition, SinusoidalPosition
 from lmexp.model.spec import ADDED_POSITIONS, ModelSpec
 
@@ -104,15 +105,14 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Map (..., d_model) to logits (..., padded_vocab_size), the padding masked."""
-        weight = self.embedding.weight if self.spec.tie_embeddings else self.head.weight
-        cap = self.spec.logit_softcap
-        if cap is not None:
-            capped = cap * mx.tanh(hidden @ weight.T / cap)
-            return capped if self.padded_vocab_size == self.vocab_size else capped + self._padding.astype(hidden.dtype)
-        if self.padded_vocab_size == self.vocab_size:
-            return hidden @ weight.T
-        # As the bias of the product, the mask costs no pass of its own over the logits.
-        return mx.addmm(self._padding.astype(hidden.dtype), hidden, weight.T)
+        return self._head(hidden, self._head_weight)
+
+    def mean_nats(self, hidden: mx.array, targets: mx.array) -> mx.array:
+        """Return what training lowers: the mean cost in nats of targets (batch, time) after ``hidden``, a scalar.
+
+        Made to be differentiated: where all logits would be too many, its gradient comes with it (`mean_nats`).
+        """
+        return mean_nats(self._head, hidden, self._head_weight, targets)
 
     def make_caches(self, capacity: int | None = None) -> list[Cache]:
         """Return one empty cache per layer, each with room for ``capacity`` tokens (None: for the whole context)."""
@@ -160,6 +160,20 @@ class LanguageModel(nn.Module):
         """
         inside = sum(part.forward_flops(self.context_length) for part in (*self.layers, *self._futures))
         return 3.0 * (inside + (1 + len(self._futures)) * 2 * self.padded_vocab_size * self.spec.d_model)
+
+    @property
+    def _head_weight(self) -> mx.array:
+        return self.embedding.weight if self.spec.tie_embeddings else self.head.weight
+
+    def _head(self, hidden: mx.array, weight: mx.array) -> mx.array:
+        cap = self.spec.logit_softcap
+        if cap is not None:
+            capped = cap * mx.tanh(hidden @ weight.T / cap)
+            return capped if self.padded_vocab_size == self.vocab_size else capped + self._padding.astype(hidden.dtype)
+        if self.padded_vocab_size == self.vocab_size:
+            return hidden @ weight.T
+        # As the bias of the product, the mask costs no pass of its own over the logits.
+        return mx.addmm(self._padding.astype(hidden.dtype), hidden, weight.T)
 
     @property
     def _futures(self) -> list[FutureModule]:

@@ -6,7 +6,6 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from lmexp.model.language_model import LanguageModel
-from lmexp.model.likelihood import token_nats
 
 # Measured on one batch: ``loss_nats``, a mean over its tokens; for a mixture of experts also ``expert_tokens``,
 # (routed layers, n_experts) int32, how many tokens each expert got.
@@ -25,7 +24,7 @@ def next_token_loss(model: LanguageModel, inputs: mx.array, targets: mx.array) -
         inputs, targets: (batch, time).
     """
     hidden, loads = model.hidden_and_loads(inputs)
-    loss = next_nats = token_nats(model.logits(hidden), targets).mean()
+    loss = next_nats = model.mean_nats(hidden, targets)
     if model.spec.future_tokens:
         futures, more_loads = model.future_hidden(hidden, inputs)
         further = list(_further_nats(model, futures, targets))
@@ -69,7 +68,7 @@ def put_together(measured: Sequence[Measured]) -> Measured:
 def _further_nats(model: LanguageModel, futures: list[mx.array], targets: mx.array) -> Iterator[mx.array]:
     """Yield the mean cost at each depth: k further on, the last k positions have no target."""
     for depth, hidden in enumerate(futures, start=1):
-        yield token_nats(model.logits(hidden), targets[:, depth:]).mean()
+        yield model.mean_nats(hidden, targets[:, depth:])
 
 
 def load_max_over_mean(expert_tokens: mx.array) -> mx.array:
