@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-_BLOCK_QUERIES = 128
+_BLOCK_QUERIES = 64
 
 
 def attend_causally(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
@@ -10,7 +10,8 @@ def attend_causally(queries: mx.array, keys: mx.array, values: mx.array, scale: 
 
     MLX has no fused attention on a CPU: it computes all scores, the masked half too, and passes over them several times
     with a scalar exponential. In blocks, rows after the block are skipped, and what is left can be fused by
-    ``mx.compile``. Measured on one core, forward and backward, 256 tokens, 8 heads of 32: 0.74 of the time.
+    ``mx.compile``. Measured on one core, forward and backward, 12 heads of 32: 0.73 of the
+    time in one block at 256 tokens; blocks of 32 and of 128 took 1.1 times the time of 64.
 
     Args:
         queries: (batch, heads, time, width).

@@ -7,6 +7,7 @@ Qwen3-Next.
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model.activation import silu
 from lmexp.model.cache import RecurrentCache
 from lmexp.model.count import matrix_size
 from lmexp.model.delta_rule import RuleInputs, apply_rule, rule_flops
@@ -103,7 +104,7 @@ class DeltaNet(nn.Module):
         """Norm each head's output and gate it: (batch, time, key_heads, group, value_width) to (batch, time, width)."""
         gates = self.gate(x)
         mixed = self.head_norm(mixed).reshape(gates.shape)
-        return (mixed * nn.silu(gates.astype(mx.float32))).astype(x.dtype)
+        return silu.gate(gates.astype(mx.float32), mixed).astype(x.dtype)
 
 
 def _convolved(seen: mx.array, weight: mx.array) -> mx.array:
@@ -121,7 +122,7 @@ def _convolved(seen: mx.array, weight: mx.array) -> mx.array:
     convolved = seen[:, :time] * weight[:, 0, 0]
     for shift in range(1, width):
         convolved = convolved + seen[:, shift : shift + time] * weight[:, shift, 0]
-    return nn.silu(convolved)
+    return silu(convolved)
 
 
 def _unit(vectors: mx.array) -> mx.array:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model.activation import ACTIVATIONS
 from lmexp.model.count import matrix_size
-from lmexp.model.feedforward import ACTIVATIONS, make_dense
+from lmexp.model.feedforward import make_dense
 from lmexp.model.spec import GATED, INITIAL_DEVIATION, ModelSpec
 
 _TINY = 1e-20  # keeps the weights numbers where every chosen sigmoid is 0 in float32
@@ -109,7 +110,8 @@ class ExpertStack(nn.Module):
             return mx.gather_mm(rows, matrices.swapaxes(1, 2), rhs_indices=owners, sorted_indices=True)
 
         raised = passed(blocks, self.up)
-        inside = self._activation(passed(blocks, self.gate)) * raised if "gate" in self else self._activation(raised)
+        gated = "gate" in self
+        inside = self._activation.gate(passed(blocks, self.gate), raised) if gated else self._activation(raised)
         return passed(inside, self.down)
 
 

@@ -8,10 +8,11 @@ is still being written, or whose compiler was killed, is loaded by the next proc
 So every process gets a temporary folder of its own, filled with links to the finished kernels of earlier ones. When it
 ends, the kernels that it has itself loaded (hence whole) are moved to the store, each by one atomic rename.
 
-A kernel takes g++ a quarter of its usual time, see `lmexp.platform.headers`.
+They are compiled for this processor, and in a quarter of the usual time, see `lmexp.platform.headers`.
 """
 
 import atexit
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
@@ -22,6 +23,10 @@ from pathlib import Path
 
 from lmexp.files import cache_folder
 from lmexp.platform import headers
+
+
+# Lines of /proc/cpuinfo: what it can do and which model it is, on x86 and on ARM.
+_PROCESSOR = ("flags", "model", "cpu family", "Features", "CPU part", "CPU implementer")
 
 
 def has_cpp_compiler() -> bool:
@@ -58,11 +63,20 @@ def _set_for_c(name: str, value: str) -> None:
 
 
 def _key() -> str:
-    """Name everything but its operations that a kernel depends on: host, MLX and the compiler's own file."""
+    """Name all but its operations that a kernel depends on: host, processor, MLX, the compiler's own file, flags."""
     compiler = Path(headers.find_compiler() or os.devnull).resolve()
     stat = compiler.stat()
-    parts = (platform.node(), importlib.metadata.version("mlx"), compiler, stat.st_size, stat.st_mtime_ns)
+    version = importlib.metadata.version("mlx")
+    parts = (platform.node(), _processor(), version, compiler, stat.st_size, stat.st_mtime_ns, headers.FLAGS)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> tuple[str, ...]:
+    """Return what tells apart processors that a kernel for one may not run on another; without /proc nothing."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return tuple(sorted({line for line in lines if line.startswith(_PROCESSOR)}))
+    return ()
 
 
 def _link_all(store: Path, folder: Path) -> None:

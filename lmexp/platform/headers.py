@@ -1,4 +1,8 @@
-"""A ``g++`` that parses MLX's headers once for a machine, and not again for every kernel.
+"""A ``g++`` that compiles MLX's kernels for this very processor, and parses their headers once.
+
+MLX asks for a kernel that runs on any processor of the kind, and such kernels take one number at a time wherever there
+is an exponential: GCC neither has fused multiplication nor may it inline and turn into vector code what it finds. With
+the flags below x * sigmoid(x) takes 0.9 ns in place of 17, and exp(x) 0.7 in place of 14.
 
 Nearly all of the half second that g++ takes for a kernel goes into one header, which every kernel includes. GCC can
 keep a header parsed (a ``.gch`` file) and takes it when it lies in an earlier folder of the search path than the header
@@ -13,9 +17,15 @@ from pathlib import Path
 # By this name a process knows the wrapper that it inherited from the process which started it.
 _FOLDER = "lmexp-compiler"
 
+# - Kernels are kept by processor, so they may use all that it has, fused multiplication among it.
+# - Nobody looks at the processor's floating-point exceptions; with them no rounding can be turned into vector code.
+# - MLX's exponential reads an int as a float, which may be optimised away where it is inlined, unless told otherwise.
+# - The exponential is longer than what GCC inlines by itself, and only what is inlined becomes vector code.
+FLAGS = "-march=native -fno-trapping-math -fno-strict-aliasing --param max-inline-insns-auto=400"
+
 # The first kernel parses the header. A header that could not be parsed is left empty, which GCC passes over; should GCC
 # stumble over it all the same, the kernel is compiled without. GCC also passes over one that was parsed with other
-# flags than the kernel's, hence MLX's own; a command that is not MLX's goes to the compiler as it is.
+# flags than the kernel's, hence the same; a command that is not MLX's goes to the compiler as it is.
 _SCRIPT = """
 parsed="$headers/mlx/backend/cpu/compiled_preamble.h.gch"
 case "$*" in
@@ -24,11 +34,11 @@ case "$*" in
 esac
 if [ ! -e "$parsed" ]; then
     mkdir -p "${parsed%/*}"
-    "$compiler" -std=c++17 -O3 -Wall -fPIC -I "$7" -x c++-header -o "$own/$$.gch" \
+    "$compiler" -std=c++17 -O3 -Wall -fPIC $flags -I "$7" -x c++-header -o "$own/$$.gch" \
         "$7/mlx/backend/cpu/compiled_preamble.h" || : > "$own/$$.gch"
     mv "$own/$$.gch" "$parsed"
 fi > /dev/null 2>&1
-"$compiler" -I "$headers" "$@" > /dev/null 2>&1 || exec "$compiler" "$@"
+"$compiler" $flags -I "$headers" "$@" > /dev/null 2>&1 || exec "$compiler" "$@"
 """
 
 
@@ -54,7 +64,7 @@ def write_wrapper(process: Path, headers: Path, compiler: str) -> Path:
     """
     wrapper = process / _FOLDER / "g++"
     wrapper.parent.mkdir()
-    names = {"compiler": compiler, "headers": headers, "own": wrapper.parent}
+    names = {"compiler": compiler, "headers": headers, "own": wrapper.parent, "flags": FLAGS}
     wrapper.write_text("#!/bin/sh" + "".join(f"\n{name}={shlex.quote(str(names[name]))}" for name in names) + _SCRIPT)
     wrapper.chmod(0o755)
     return wrapper.parent

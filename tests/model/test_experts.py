@@ -10,8 +10,9 @@ from numpy_model import CONTEXT, PADDED, VOCAB, make_model, some_tokens
 from tiny_specs import LLAMA
 
 from lmexp.errors import UserError
+from lmexp.model.activation import silu
 from lmexp.model.experts import Experts, Router, best_rows_per_block, dispatch, make_feedforward
-from lmexp.model.feedforward import GatedFeedForward, silu
+from lmexp.model.feedforward import GatedFeedForward
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 
