@@ -48,7 +48,15 @@ def main() -> None:
     batch = RandomBatch(tokens[:, :-1], tokens[:, 1:])
     steppers = {}
     for side, (config, model) in models.items():
-        steppers[side] = Stepper(model, next_token_loss, config.optimizer, config.precision, compiled=True, seed=0)
+        steppers[side] = Stepper(
+            model,
+            next_token_loss,
+            config.optimizer,
+            config.precision,
+            compiled=True,
+            seed=0,
+            streams=platform.compute_streams(0),
+        )
         steppers[side].warm([batch, batch])
         print(f"{side}: {model.n_params:,} parameters, {model.flops_per_token / 1e6:.1f} Mflop per token", flush=True)
     rates = {side: [] for side in steppers}

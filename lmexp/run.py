@@ -22,7 +22,7 @@ from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.budget import Clock
 from lmexp.train.loop import DivergedError, Log, train
-from lmexp.train.objective import next_token_loss, over_streams
+from lmexp.train.objective import next_token_loss
 from lmexp.train.spec import CompileSpec
 from lmexp.train.step import Stepper
 
@@ -182,8 +182,8 @@ def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split:
 
 def make_stepper(config: RunConfig, model: LanguageModel, compiled: bool) -> Stepper:
     """Make what takes the steps of this config."""
-    objective = over_streams(next_token_loss, platform.compute_streams(_flops_per_step(config, model)))
-    return Stepper(model, objective, config.optimizer, config.precision, compiled, config.seed)
+    streams = platform.compute_streams(_flops_per_step(config, model))
+    return Stepper(model, next_token_loss, config.optimizer, config.precision, compiled, config.seed, streams)
 
 
 def make_batches(config: RunConfig, dataset: Dataset) -> Batches:

@@ -24,7 +24,6 @@ from pathlib import Path
 from lmexp.files import cache_folder
 from lmexp.platform import headers
 
-
 # Lines of /proc/cpuinfo: what it can do and which model it is, on x86 and on ARM.
 _PROCESSOR = ("flags", "model", "cpu family", "Features", "CPU part", "CPU implementer")
 

@@ -18,29 +18,29 @@ _ALIGNED = 64  # numbers; pieces of this multiple keep the alignment that matrix
 
 
 class Masters(Protocol):
-    """Weights in some layout; a gradient, and an optimizer's state, have the same layout."""
+    """Weights in some layout, in shares that can be updated side by side; a gradient has the same layout."""
 
     state: Any
 
-    def leaves(self) -> Any:
-        """Return the float32 weights, as the optimizer sees them."""
+    def shares(self) -> list[Any]:
+        """Return the float32 weights, as the optimizer of each share sees them."""
 
     def weights(self, dtype: mx.Dtype) -> Any:
         """Return the weights by the model's own names, in this dtype."""
 
-    def gathered(self, gradient: Any) -> Any:
+    def gathered(self, gradient: Any) -> list[Any]:
         """Bring a gradient by the model's own names into this layout, in float32."""
 
-    def decayed(self, rate: mx.array) -> Any:
-        """Return the leaves with every matrix shrunk by ``1 - rate``."""
+    def decayed(self, share: Any, rate: mx.array) -> Any:
+        """Return a share with every matrix shrunk by ``1 - rate``."""
 
-    def update(self, leaves: Any) -> None:
-        """Take new leaves, and show them to the model."""
+    def update(self, share: Any) -> None:
+        """Take new weights of a share, and show them to the model."""
 
 
-def make_masters(model: nn.Module, optimizer: str) -> Masters:
-    """Choose the layout for an optimizer on the default device."""
-    return Packed(model) if packs(optimizer) else Separate(model)
+def make_masters(model: nn.Module, optimizer: str, n_shares: int) -> Masters:
+    """Choose the layout for an optimizer on the default device; ``n_shares`` is how many streams it has."""
+    return Packed(model) if packs(optimizer) else Separate(model, n_shares)
 
 
 def packs(optimizer: str) -> bool:
@@ -53,31 +53,44 @@ def packs(optimizer: str) -> bool:
 
 
 class Separate:
-    """One array per parameter: the model's own."""
+    """One array per parameter: the model's own. Each share is a part of the tree, about as large as the others."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, n_shares: int):
         self._model = model
         self.state: dict[str, mx.array] = {}  # nothing beside the model's
+        self._paths: list[list[str]] = [[] for _ in range(n_shares)]
+        sizes = [0] * n_shares
+        for path, array in sorted(_flat(model.trainable_parameters()).items(), key=lambda item: -item[1].size):
+            smallest = sizes.index(min(sizes))
+            self._paths[smallest].append(path)
+            sizes[smallest] += array.size
 
-    def leaves(self) -> Any:
-        """Return the float32 weights, as the optimizer sees them."""
-        return self._model.trainable_parameters()
+    def shares(self) -> list[Any]:
+        """Return the float32 weights, as the optimizer of each share sees them."""
+        return self._shared(_flat(self._model.trainable_parameters()))
 
     def weights(self, dtype: mx.Dtype) -> Any:
         """Return the weights by the model's own names, in this dtype."""
-        return tree_map(lambda weight: weight.astype(dtype), self.leaves())
+        return tree_map(lambda weight: weight.astype(dtype), self._model.trainable_parameters())
 
-    def gathered(self, gradient: Any) -> Any:
+    def gathered(self, gradient: Any) -> list[Any]:
         """Bring a gradient by the model's own names into this layout, in float32."""
-        return tree_map(lambda array: array.astype(mx.float32), gradient)
+        return self._shared({path: array.astype(mx.float32) for path, array in _flat(gradient).items()})
 
-    def decayed(self, rate: mx.array) -> Any:
-        """Return the leaves with every matrix shrunk by ``1 - rate``."""
-        return tree_map(lambda weight: decayed(weight, rate), self.leaves())
+    def decayed(self, share: Any, rate: mx.array) -> Any:
+        """Return a share with every matrix shrunk by ``1 - rate``."""
+        return tree_map(lambda weight: decayed(weight, rate), share)
 
-    def update(self, leaves: Any) -> None:
-        """Take new leaves, and show them to the model."""
-        self._model.update(leaves)
+    def update(self, share: Any) -> None:
+        """Take new weights of a share, and show them to the model."""
+        self._model.update(share)
+
+    def _shared(self, arrays: dict[str, mx.array]) -> list[Any]:
+        return [tree_unflatten([(path, arrays[path]) for path in sorted(paths)]) for paths in self._paths]
+
+
+def _flat(tree: Any) -> dict[str, mx.array]:
+    return dict(cast(list[tuple[str, mx.array]], tree_flatten(tree)))
 
 
 class Packed:
@@ -89,16 +102,16 @@ class Packed:
     def __init__(self, model: nn.Module):
         self._model = model
         linear = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-        found = cast(list[tuple[str, mx.array]], tree_flatten(model.trainable_parameters()))
+        found = _flat(model.trainable_parameters())
         self._groups = {
-            "matrices": _Group([item for item in found if item[1].ndim >= 2], linear),
-            "vectors": _Group([item for item in found if item[1].ndim < 2], linear),
+            "matrices": _Group([item for item in found.items() if item[1].ndim >= 2], linear),
+            "vectors": _Group([item for item in found.items() if item[1].ndim < 2], linear),
         }
-        self.state = self._pack(dict(found))
+        self.state = self._pack(found)
 
-    def leaves(self) -> Any:
-        """Return the float32 weights, as the optimizer sees them."""
-        return dict(self.state)
+    def shares(self) -> list[Any]:
+        """Return the float32 weights, as the optimizer sees them: one share."""
+        return [dict(self.state)]
 
     def weights(self, dtype: mx.Dtype) -> Any:
         """Return the weights by the model's own names, in this dtype."""
@@ -107,17 +120,17 @@ class Packed:
         ]
         return tree_unflatten(pieces)
 
-    def gathered(self, gradient: Any) -> Any:
+    def gathered(self, gradient: Any) -> list[Any]:
         """Bring a gradient by the model's own names into this layout, in float32."""
-        return {name: vector.astype(mx.float32) for name, vector in self._pack(dict(tree_flatten(gradient))).items()}
+        return [{name: vector.astype(mx.float32) for name, vector in self._pack(_flat(gradient)).items()}]
 
-    def decayed(self, rate: mx.array) -> Any:
-        """Return the leaves with every matrix shrunk by ``1 - rate``."""
-        return self.state | {"matrices": self.state["matrices"] * (1 - rate)}
+    def decayed(self, share: Any, rate: mx.array) -> Any:
+        """Return a share with every matrix shrunk by ``1 - rate``."""
+        return share | {"matrices": share["matrices"] * (1 - rate)}
 
-    def update(self, leaves: Any) -> None:
-        """Take new leaves, and show them to the model."""
-        self.state.update(leaves)
+    def update(self, share: Any) -> None:
+        """Take new weights of a share, and show them to the model."""
+        self.state.update(share)
         self._model.update(self.weights(mx.float32))
 
     def _pack(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:

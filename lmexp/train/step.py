@@ -1,7 +1,7 @@
 """The step: gradient, clipping, decay and update, compiled or not, in float32 or mixed precision."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -9,16 +9,17 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_reduce
 
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
 from lmexp.train.masters import make_masters
-from lmexp.train.objective import Measured, Objective, load_max_over_mean, put_together
+from lmexp.train.objective import Measured, Objective, load_max_over_mean, over_streams, put_together
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
 _DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+_CLIP_EPSILON = 1e-6  # as in mlx.optimizers.clip_grad_norm
 
 
 class Batch(Protocol):
@@ -45,6 +46,9 @@ class StepResult:
 class Stepper:
     """A model, an optimizer, and the one step that changes them.
 
+    A batch is computed in as many parts as there are streams, and the weights are updated in as many shares, each on a
+    stream of its own: see `lmexp.platform.streams`.
+
     A compiled step names all the state it reads or writes: weights, optimizer state, and the random state of dropout,
     which is seeded anew for every step, so that the masks of step k depend on the seed and on k alone. The learning
     rate is an argument, so that a new rate neither recompiles nor waits.
@@ -58,13 +62,15 @@ class Stepper:
         precision: PrecisionSpec,
         compiled: bool,
         seed: int,
+        streams: Sequence[mx.Stream],
     ):
-        self.model, self.objective, self.spec, self.seed = model, objective, spec, seed
+        self.model, self.spec, self.seed, self.streams = model, spec, seed, streams
+        self.objective = over_streams(objective, streams)
         self.compute_dtype = _DTYPES[precision.compute]
-        self.masters = make_masters(model, spec.name)
-        self.optimizer = build_optimizer(spec)
-        self.optimizer.init(self.masters.leaves())
-        self._state = [model.state, self.masters.state, self.optimizer.state, mx.random.state]
+        self.masters = make_masters(model, spec.name, len(streams))
+        self.optimizers = [_optimizer_of(share, spec) for share in self.masters.shares()]
+        states = [optimizer.state for optimizer in self.optimizers]
+        self._state = [model.state, self.masters.state, states, mx.random.state]
         wrap: Any = (
             partial(mx.compile, inputs=self._state, outputs=self._state) if compiled else lambda function: function
         )
@@ -89,7 +95,7 @@ class Stepper:
 
     def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
         """Accumulate piece by piece; each piece is evaluated before the next, so that memory stays flat."""
-        total = tree_map(mx.zeros_like, self.masters.leaves())
+        total = tree_map(mx.zeros_like, self.masters.shares())
         measured = []
         for piece_in, piece_out in zip(self._pieces(inputs), self._pieces(targets), strict=True):
             of_piece, total = self._accumulate(total, piece_in, piece_out)
@@ -122,14 +128,29 @@ class Stepper:
 
         The norm is that of the gradient before clipping.
         """
-        gradient, norm = optim.clip_grad_norm(gradient, self.spec.clip_norm)
-        self.optimizer.learning_rate = lr
-        self.masters.update(self.optimizer.apply_gradients(gradient, self.masters.decayed(lr * self.spec.weight_decay)))
+        norm = mx.sqrt(sum(self._each(_sum_of_squares, gradient)))
+        scale = mx.minimum(self.spec.clip_norm / (norm + _CLIP_EPSILON), 1.0)
+
+        def updated(optimizer: optim.Optimizer, share: Any, gradient: Any) -> Any:
+            optimizer.learning_rate = lr
+            clipped = tree_map(lambda array: array * scale, gradient)
+            return optimizer.apply_gradients(clipped, self.masters.decayed(share, lr * self.spec.weight_decay))
+
+        for share in self._each(updated, self.optimizers, self.masters.shares(), gradient):
+            self.masters.update(share)
         result = {"loss_nats": measured["loss_nats"], "grad_norm": norm}
         if "expert_tokens" not in measured:
             return result
         self.model.even_loads(measured["expert_tokens"])
         return result | {"expert_load_max_over_mean": load_max_over_mean(measured["expert_tokens"])}
+
+    def _each(self, function: Callable[..., Any], *shares: Sequence[Any]) -> list[Any]:
+        """Apply a function to each share of the weights, on a stream of its own."""
+        results = []
+        for stream, *arguments in zip(self.streams, *shares, strict=False):
+            with mx.stream(stream):
+                results.append(function(*arguments))
+        return results
 
     def warm(self, batches: Sequence[Batch]) -> float:
         """Take a few real steps so that every kernel is compiled, undo them, and return the seconds of the fastest.
@@ -149,6 +170,17 @@ class Stepper:
     def wait(self, *results: StepResult) -> None:
         """Wait until the device has finished these steps and everything before them."""
         mx.eval([vars(result) for result in results], self._state)
+
+
+def _optimizer_of(share: Any, spec: OptimizerSpec) -> optim.Optimizer:
+    optimizer = build_optimizer(spec)
+    optimizer.init(share)
+    return optimizer
+
+
+def _sum_of_squares(gradient: Any) -> mx.array:
+    total: mx.array = tree_reduce(lambda total, array: total + array.square().sum(), gradient, mx.array(0.0))
+    return total
 
 
 def _fill(target: Any, source: Any) -> None:

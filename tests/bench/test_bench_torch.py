@@ -69,7 +69,15 @@ def test_a_step_leads_to_the_same_weights(name):
     from lmexp.bench.torch_loop import Trainer
 
     model, peer = both(SAME[name])
-    stepper = Stepper(model, next_token_loss, ADAMW, PrecisionSpec("float32"), compiled=False, seed=0)
+    stepper = Stepper(
+        model,
+        next_token_loss,
+        ADAMW,
+        PrecisionSpec("float32"),
+        compiled=False,
+        seed=0,
+        streams=[mx.default_stream(mx.default_device())],
+    )
     trainer = Trainer(peer, ADAMW, "float32", compiled=False)
     start = {path: np.array(array) for path, array in named_parameters(model)}
     for index in range(2):  # the second step shows that the moments are the same too

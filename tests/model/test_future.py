@@ -122,7 +122,15 @@ def stepper(spec, compiled, lr=0.05):
     model = LanguageModel(spec, VOCAB, PADDED, TIME)
     initialise(model, 5)
     optimizer = OptimizerSpec("sgd", lr, 0.1, 1.0, 1, {"momentum": 0.9, "nesterov": False})
-    return Stepper(model, next_token_loss, optimizer, PrecisionSpec("float32"), compiled, 3)
+    return Stepper(
+        model,
+        next_token_loss,
+        optimizer,
+        PrecisionSpec("float32"),
+        compiled,
+        3,
+        [mx.default_stream(mx.default_device())],
+    )
 
 
 class _Batch:

@@ -50,16 +50,17 @@ def test_packing_loses_nothing_and_moves_nothing(spec):
     given = dict(tree_flatten(model.trainable_parameters()))
     assert again.keys() == given.keys()
     assert all(mx.array_equal(again[path], array).item() for path, array in given.items())
-    gathered = packed.gathered(model.trainable_parameters())
-    assert all(mx.array_equal(gathered[name], packed.leaves()[name]).item() for name in ("matrices", "vectors"))
-    assert sum(vector.size for vector in packed.leaves().values()) == sum(array.size for array in given.values())
+    (gathered,) = packed.gathered(model.trainable_parameters())
+    assert all(mx.array_equal(gathered[name], packed.shares()[0][name]).item() for name in ("matrices", "vectors"))
+    assert sum(vector.size for vector in packed.shares()[0].values()) == sum(array.size for array in given.values())
 
 
 def test_decay_shrinks_matrices_only():
     packed = Packed(made_model(SPECS["biases"]))
-    decayed = packed.decayed(mx.array(0.25))
-    np.testing.assert_allclose(decayed["matrices"], 0.75 * packed.leaves()["matrices"], rtol=1e-6)  # one rounding
-    assert mx.array_equal(decayed["vectors"], packed.leaves()["vectors"]).item()
+    (share,) = packed.shares()
+    decayed = packed.decayed(share, mx.array(0.25))
+    np.testing.assert_allclose(decayed["matrices"], 0.75 * packed.shares()[0]["matrices"], rtol=1e-6)  # one rounding
+    assert mx.array_equal(decayed["vectors"], packed.shares()[0]["vectors"]).item()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -72,7 +73,15 @@ def test_both_layouts_take_the_same_steps(monkeypatch, spec, name, pieces, preci
     def trained(is_packed):
         monkeypatch.setattr(masters, "packs", lambda optimizer: is_packed)
         optimizer = OptimizerSpec(name, 0.01, 0.1, 1.0, pieces, OPTIONS[name])
-        made = Stepper(made_model(spec), next_token_loss, optimizer, PrecisionSpec(precision), compiled, 3)
+        made = Stepper(
+            made_model(spec),
+            next_token_loss,
+            optimizer,
+            PrecisionSpec(precision),
+            compiled,
+            3,
+            [mx.default_stream(mx.default_device())],
+        )
         assert isinstance(made.masters, Packed if is_packed else Separate)
         made.warm([batch(90)])
         results = [made.step(k, batch(k), 0.01) for k in range(4)]

@@ -34,6 +34,9 @@ OPTIONS = {
 }
 SPEC = replace(GPT, n_heads=3, d_model=12, position="rope")
 VOCABULARY, TIME, BATCH = 19, 5, 8
+STREAMS = [mx.default_stream(mx.default_device())]
+if mx.default_device() == mx.cpu:
+    STREAMS += [mx.new_stream(mx.cpu) for _ in range(2)]
 
 
 def optimizer_spec(name="adamw", lr=0.01, micro_batches=1, weight_decay=0.1, clip_norm=1.0):
@@ -49,6 +52,7 @@ def stepper(
     seed=3,
     spec=SPEC,
     prepare=None,
+    n_streams=1,
     **options,
 ):
     model = LanguageModel(replace(spec, dropout=dropout), VOCABULARY, 32, TIME)
@@ -56,7 +60,7 @@ def stepper(
     if prepare is not None:
         prepare(model)
     optimizer = optimizer_spec(name, micro_batches=micro_batches, **options)
-    return Stepper(model, next_token_loss, optimizer, PrecisionSpec(precision), compiled, seed)
+    return Stepper(model, next_token_loss, optimizer, PrecisionSpec(precision), compiled, seed, STREAMS[:n_streams])
 
 
 def batch(k, size=BATCH):
@@ -82,6 +86,19 @@ def test_compiled_equals_plain(name, dropout):
     # Fused kernels round differently in the last bit; six steps let a difference of 1e-7 grow tenfold at most. Lion and
     # Muon turn signs and directions of tiny gradients around, which grows it further.
     assert compiled == pytest.approx(plain, rel=1e-3 if name in ("lion", "muon") else 2e-6)
+
+
+@pytest.mark.skipif(len(STREAMS) == 1, reason="a GPU has one stream")
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(("name", "compiled"), [*((name, False) for name in OPTIMIZERS), ("adamw", True)])
+def test_shares_on_several_streams_take_the_same_steps(name, compiled, pieces):
+    alone, shared = (stepper(name, compiled, micro_batches=pieces, n_streams=count) for count in (1, 3))
+    # Sums of a batch and of the norm in another order: float32 roundings, which six steps let grow tenfold at most.
+    # Lion and Muon turn signs and directions of tiny gradients around.
+    assert losses_of(shared) == pytest.approx(losses_of(alone), rel=1e-3 if name in ("lion", "muon") else 2e-6)
+    assert len({path for made in shared.optimizers for path, _ in tree_flatten(made.state)}) == len(
+        {path for path, _ in tree_flatten(alone.optimizers[0].state)}
+    )
 
 
 @pytest.mark.parametrize(("pieces", "compiled"), [(2, False), (4, False), (8, False), (4, True)])
@@ -218,7 +235,9 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     assert set(seen) == {mx.bfloat16}
     assert all(weight.dtype == mx.float32 for weight in weights_of(made).values())
     assert all(
-        array.dtype == mx.float32 for path, array in tree_flatten(made.optimizer.state) if path.endswith((".m", ".v"))
+        array.dtype == mx.float32
+        for path, array in tree_flatten(made.optimizers[0].state)
+        if path.endswith((".m", ".v"))
     )
     # bfloat16 keeps 8 bits (0.4% a value); means over 40 tokens and six steps stay within 2%.
     assert low == pytest.approx(losses_of(stepper()), rel=0.02)
