@@ -25,7 +25,7 @@ from lmexp.plan import canonical_json, read_plan
 from lmexp.results import CONFIG_FILE
 from lmexp.train.budget import BudgetSpec
 from lmexp.train.schedule import ScheduleSpec
-from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec
+from lmexp.train.spec import CompileSpec, OptimizerSpec, PrecisionSpec, TrainSpec
 
 ADHOC = "adhoc"
 
@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, type] = {
     "model": ModelSpec,
     "data": DataSpec,
     "optimizer": OptimizerSpec,
+    "train": TrainSpec,
     "schedule": ScheduleSpec,
     "compile": CompileSpec,
     "precision": PrecisionSpec,
@@ -57,6 +58,7 @@ class RunConfig:
     model: ModelSpec
     data: DataSpec
     optimizer: OptimizerSpec
+    train: TrainSpec
     schedule: ScheduleSpec
     compile: CompileSpec
     precision: PrecisionSpec
@@ -72,6 +74,11 @@ class RunConfig:
             raise UserError(
                 f"optimizer.micro_batches={self.optimizer.micro_batches} does not divide "
                 f"data.batch_size={self.data.batch_size}; choose a divisor."
+            )
+        if self.train.checkpoint and self.model.dropout:
+            raise UserError(
+                "train.checkpoint=true computes every layer twice, and the second time "
+                f"model.dropout={self.model.dropout} would draw other masks; choose one of the two."
             )
         if self.decode.n_tokens is not None and self.decode.n_tokens > self.data.context_length:
             raise UserError(

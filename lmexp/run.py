@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def make_judge(config: RunConfig, dataset: Dataset, model: LanguageModel, split:
 def make_stepper(config: RunConfig, model: LanguageModel, compiled: bool) -> Stepper:
     """Make what takes the steps of this config."""
     streams = platform.compute_streams(_flops_per_step(config, model))
-    return Stepper(model, next_token_loss, config.optimizer, config.precision, compiled, config.seed, streams)
+    objective = partial(next_token_loss, checkpoint=config.train.checkpoint)
+    return Stepper(model, objective, config.optimizer, config.precision, compiled, config.seed, streams)
 
 
 def make_batches(config: RunConfig, dataset: Dataset) -> Batches:

@@ -15,6 +15,7 @@ from lmexp.model.experts import Experts
 from lmexp.model.future import FutureModule
 from lmexp.model.likelihood import mean_nats
 from lmexp.model.position import LearnedPosition, SinusoidalPosition
+from lmexp.model.recompute import recomputed
 from lmexp.model.spec import ADDED_POSITIONS, ModelSpec
 
 PADDING_LOGIT = -1e9  # finite, so that no infinity meets a zero; exp of it is 0 in float32 and in bfloat16
@@ -71,16 +72,19 @@ class LanguageModel(nn.Module):
         return self.hidden_and_loads(tokens, caches)[0]
 
     def hidden_and_loads(
-        self, tokens: mx.array, caches: Sequence[Cache] | None = None
+        self, tokens: mx.array, caches: Sequence[Cache] | None = None, checkpoint: bool = False
     ) -> tuple[mx.array, list[mx.array]]:
-        """Return ``hidden``, and of each layer with experts how many tokens each of them got: (n_experts,) int32."""
+        """Return ``hidden``, and of each layer with experts how many tokens each of them got: (n_experts,) int32.
+
+        With ``checkpoint``, and no caches, the gradient computes every layer again (`recomputed`).
+        """
         position = caches[0].position if caches else 0
         if isinstance(position, int) and position + tokens.shape[1] > self.context_length:
             raise ValueError(f"{tokens.shape[1]} tokens after {position} exceed a context of {self.context_length}")
         x = self._embed(tokens, position)
         loads = []
         for layer, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
-            x, load = layer.with_load(x, cache)
+            x, load = recomputed(layer, x) if checkpoint else layer.with_load(x, cache)
             loads.append(load)
         return self.final_norm(x), _known(loads)
 

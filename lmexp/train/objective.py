@@ -14,7 +14,9 @@ Measured = dict[str, mx.array]
 Objective = Callable[[LanguageModel, mx.array, mx.array], tuple[mx.array, Measured]]
 
 
-def next_token_loss(model: LanguageModel, inputs: mx.array, targets: mx.array) -> tuple[mx.array, Measured]:
+def next_token_loss(
+    model: LanguageModel, inputs: mx.array, targets: mx.array, checkpoint: bool = False
+) -> tuple[mx.array, Measured]:
     """Return the mean cost of the targets in nats per token; where the model has them, further tokens' beside it.
 
     What is measured is the next token's cost alone, so that it can be compared between models.
@@ -22,8 +24,9 @@ def next_token_loss(model: LanguageModel, inputs: mx.array, targets: mx.array) -
     Args:
         model: in training mode.
         inputs, targets: (batch, time).
+        checkpoint: keep each layer's input only, and compute the layer again for the gradient.
     """
-    hidden, loads = model.hidden_and_loads(inputs)
+    hidden, loads = model.hidden_and_loads(inputs, checkpoint=checkpoint)
     loss = next_nats = model.mean_nats(hidden, targets)
     if model.spec.future_tokens:
         futures, more_loads = model.future_hidden(hidden, inputs)
