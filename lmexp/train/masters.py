@@ -31,8 +31,8 @@ class Masters(Protocol):
     def gathered(self, gradient: Any) -> list[Any]:
         """Bring a gradient by the model's own names into this layout, in float32."""
 
-    def decayed(self, share: Any, rate: mx.array) -> Any:
-        """Return a share with every matrix shrunk by ``1 - rate``."""
+    def decayed(self, share: Any, kept: mx.array) -> Any:
+        """Return a share with every matrix multiplied by ``kept``, a little below 1."""
 
     def update(self, share: Any) -> None:
         """Take new weights of a share, and show them to the model."""
@@ -77,9 +77,9 @@ class Separate:
         """Bring a gradient by the model's own names into this layout, in float32."""
         return self._shared({path: array.astype(mx.float32) for path, array in _flat(gradient).items()})
 
-    def decayed(self, share: Any, rate: mx.array) -> Any:
-        """Return a share with every matrix shrunk by ``1 - rate``."""
-        return tree_map(lambda weight: decayed(weight, rate), share)
+    def decayed(self, share: Any, kept: mx.array) -> Any:
+        """Return a share with every matrix multiplied by ``kept``, a little below 1."""
+        return tree_map(lambda weight: decayed(weight, kept), share)
 
     def update(self, share: Any) -> None:
         """Take new weights of a share, and show them to the model."""
@@ -124,9 +124,9 @@ class Packed:
         """Bring a gradient by the model's own names into this layout, in float32."""
         return [{name: vector.astype(mx.float32) for name, vector in self._pack(_flat(gradient)).items()}]
 
-    def decayed(self, share: Any, rate: mx.array) -> Any:
-        """Return a share with every matrix shrunk by ``1 - rate``."""
-        return share | {"matrices": share["matrices"] * (1 - rate)}
+    def decayed(self, share: Any, kept: mx.array) -> Any:
+        """Return a share with every matrix multiplied by ``kept``, a little below 1."""
+        return share | {"matrices": share["matrices"] * kept}
 
     def update(self, share: Any) -> None:
         """Take new weights of a share, and show them to the model."""

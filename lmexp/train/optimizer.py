@@ -86,6 +86,6 @@ def build_optimizer(spec: OptimizerSpec) -> optim.Optimizer:
         ) from error
 
 
-def decayed(weight: mx.array, rate: mx.array | float) -> mx.array:
-    """Return a matrix shrunk by ``1 - rate``; vectors (norm gains, biases) are left as they are."""
-    return weight * (1 - rate) if weight.ndim >= 2 else weight
+def decayed(weight: mx.array, kept: mx.array | float) -> mx.array:
+    """Return a matrix multiplied by ``kept``; vectors (norm gains, biases) are left as they are."""
+    return weight * kept if weight.ndim >= 2 else weight

@@ -129,12 +129,14 @@ class Stepper:
         The norm is that of the gradient before clipping.
         """
         norm = mx.sqrt(sum(self._each(_sum_of_squares, gradient)))
+        # Here, and not where they are used: mx.compile fails on a scalar that two streams compute from the same inputs.
         scale = mx.minimum(self.spec.clip_norm / (norm + _CLIP_EPSILON), 1.0)
+        kept = 1 - lr * self.spec.weight_decay
 
         def updated(optimizer: optim.Optimizer, share: Any, gradient: Any) -> Any:
             optimizer.learning_rate = lr
             clipped = tree_map(lambda array: array * scale, gradient)
-            return optimizer.apply_gradients(clipped, self.masters.decayed(share, lr * self.spec.weight_decay))
+            return optimizer.apply_gradients(clipped, self.masters.decayed(share, kept))
 
         for share in self._each(updated, self.optimizers, self.masters.shares(), gradient):
             self.masters.update(share)

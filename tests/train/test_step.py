@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from tiny_specs import GPT, LLAMA
+from tiny_specs import GPT, LAWFUL, LLAMA
 
 from lmexp.errors import UserError
 from lmexp.model.initial import initialise
@@ -347,3 +347,16 @@ def test_muon_takes_every_expert_by_itself():
 
 def test_a_dense_model_has_no_load():
     assert stepper().step(0, batch(0), 0.01).expert_load_max_over_mean is None
+
+
+@pytest.mark.skipif(len(STREAMS) == 1, reason="a GPU has one stream")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "spec"), [*((name, SPEC) for name in OPTIMIZERS), *(("adamw", spec) for spec in LAWFUL.values())]
+)
+def test_every_optimizer_and_kind_can_be_compiled_for_several_streams(name, spec, precision):
+    """mx.compile fails where it merges equal expressions of two streams; it does so before any kernel is compiled."""
+    made = stepper(name, True, precision=precision, spec=spec, n_streams=3)
+    tokens = mx.zeros((6, TIME), dtype=mx.int32)
+    for _ in range(2):
+        made._whole(tokens, tokens, mx.array(0.01))
