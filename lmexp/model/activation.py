@@ -8,9 +8,10 @@ compiled: an uncompiled run is uncompiled throughout (which compile_coverage mea
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
+
+from lmexp.model.gradient import with_gradient
 
 _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
 
@@ -23,30 +24,27 @@ class Activation:
     ):
         """Make it from f(x), and from f(x) and f'(x) in float32 as the gradient computes them."""
 
-        def gradient(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-            return (cotangent * value_and_slope(x.astype(mx.float32))[1]).astype(x.dtype)
-
-        def gated_gradient(
-            inputs: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
-        ) -> tuple[mx.array, mx.array]:
-            x, gated = inputs
-            of_x, slope = value_and_slope(x.astype(mx.float32))
-            return (cotangent * gated * slope).astype(x.dtype), (cotangent * of_x).astype(gated.dtype)
-
-        self._value: Any = mx.custom_function(value)
-        self._value.vjp(gradient)
-        self._gate: Any = mx.custom_function(lambda x, gated: value(x) * gated)
-        self._gate.vjp(gated_gradient)
+        self._value, self._value_and_slope = value, value_and_slope
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return f(x)."""
-        y: mx.array = self._value(x)
+        y: mx.array = with_gradient(self._value, self._gradient)(x)
         return y
 
     def gate(self, x: mx.array, gated: mx.array) -> mx.array:
         """Return f(x) times another input of the same shape."""
-        y: mx.array = self._gate(x, gated)
+        y: mx.array = with_gradient(lambda x, gated: self._value(x) * gated, self._gate_gradient)(x, gated)
         return y
+
+    def _gradient(self, x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        return (cotangent * self._value_and_slope(x.astype(mx.float32))[1]).astype(x.dtype)
+
+    def _gate_gradient(
+        self, inputs: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        x, gated = inputs
+        of_x, slope = self._value_and_slope(x.astype(mx.float32))
+        return (cotangent * gated * slope).astype(x.dtype), (cotangent * of_x).astype(gated.dtype)
 
 
 def _sigmoid(x: mx.array) -> mx.array:

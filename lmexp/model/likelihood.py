@@ -7,6 +7,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model.gradient import with_gradient
+
 # Logits that may be in memory at once in training: more than a small vocabulary ever has. Each piece adds its gradient
 # to that of the whole weight, so pieces must be large: on a CPU 333 tokens of a vocabulary of 50,304 (64 MiB in
 # float32), which cost 3% of the time; on a GPU eight times as many, since its products are that much faster.
@@ -70,7 +72,7 @@ def _mean_in_pieces(head: Head, hidden: mx.array, weight: mx.array, targets: mx.
     def share(hidden: mx.array, weight: mx.array, targets_: mx.array) -> mx.array:
         return token_nats(head(hidden, weight), targets_).sum() / targets.size
 
-    def with_gradient(hidden: mx.array, weight: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def mean_and_gradients(hidden: mx.array, weight: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         mean, of_hidden, of_weight = mx.array(0.0), [mx.zeros((0, hidden.shape[1]))], mx.zeros(weight.shape)
         for states, answers in zip(mx.split(hidden, cuts), mx.split(targets, cuts), strict=True):
             # MLX takes what is independent in an order of its own: a piece must wait for all that the last one leaves.
@@ -83,7 +85,5 @@ def _mean_in_pieces(head: Head, hidden: mx.array, weight: mx.array, targets: mx.
     def gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
         return tuple((cotangents[0] * known).astype(known.dtype) for known in outputs[1:])
 
-    function: Any = mx.custom_function(with_gradient)
-    function.vjp(gradient)
-    mean: mx.array = function(hidden, weight)[0]
+    mean: mx.array = with_gradient(mean_and_gradients, gradient)(hidden, weight)[0]
     return mean

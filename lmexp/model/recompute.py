@@ -6,6 +6,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 from lmexp.model.block import Block
+from lmexp.model.gradient import with_gradient
 
 
 def recomputed(layer: Block, x: mx.array) -> tuple[mx.array, mx.array | None]:
@@ -37,7 +38,5 @@ def recomputed(layer: Block, x: mx.array) -> tuple[mx.array, mx.array | None]:
         of_x, *of_weights = mx.vjp(lambda *inputs: with_load(*inputs)[0], again, [cotangents[0]])[1]
         return (*mx.depends([of_x], of_weights), *of_weights)
 
-    function: Any = mx.custom_function(forward)
-    function.vjp(gradient)
-    y, *load = function(x, *(weight for _, weight in given))
+    y, *load = with_gradient(forward, gradient)(x, *(weight for _, weight in given))
     return y, load[0] if load else None
