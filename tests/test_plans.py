@@ -324,6 +324,13 @@ def parameters(config, vocab_size):
     return LanguageModel(config.model, vocab_size, vocab_size, config.data.context_length).n_params
 
 
+def test_gpt_to_llama_on_a_cpu_asks_the_same_of_the_same_features():
+    there, here = read_plan("gpt_to_llama"), read_plan("gpt_to_llama_cpu")
+    assert here.hypotheses == there.hypotheses
+    assert list(here.arms) == list(there.arms)
+    assert here.analysis == there.analysis
+
+
 def test_gpt_to_llama_changes_one_feature_at_a_time_and_llama_all_of_them(configs):
     arms = configs["gpt_to_llama"]
     baseline = arms["baseline"]

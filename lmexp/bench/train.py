@@ -23,6 +23,7 @@ _UNITS = {
     "model_gflops_per_second": "GFLOP/s",
     "ceiling_gflops_per_second": "GFLOP/s",
     "share_of_ceiling": "1",
+    "peak_memory_mib": "MiB",
 }
 _CEILING_SECONDS = 1.0  # for each size of product
 
@@ -58,8 +59,10 @@ def benchmark(given: Namespace) -> Benchmark:
 
 
 def _check_step(run: FrozenRun) -> None:
-    """The loops that ours is compared with know one optimizer, and take the batch in one piece."""
+    """The loops that ours is compared with know one optimizer, take the batch in one piece, and keep all activations."""
     optimizer = run.config.optimizer
+    if run.config.train.checkpoint:
+        raise UserError("--against compares loops that keep all activations; leave train.checkpoint=true or --against out.")
     if optimizer.name != "adamw" or optimizer.micro_batches != 1:
         raise UserError(
             f"--against knows optimizer=adamw with optimizer.micro_batches=1 only, not {optimizer.name} with "
@@ -91,6 +94,7 @@ def ours(task: "Task") -> dict[str, float]:
         "model_gflops_per_second": flops_per_second / 1e9,
         "ceiling_gflops_per_second": ceiling / 1e9,
         "share_of_ceiling": flops_per_second / ceiling,
+        "peak_memory_mib": loop.peak_memory_bytes / 2**20,
     }
 
 
@@ -99,6 +103,7 @@ class Loop(NamedTuple):
 
     tokens_per_second: float
     flops_per_token: float
+    peak_memory_bytes: int
 
 
 def run_loop(config: RunConfig, observe: Callable[[int], None] = lambda steps: None) -> Loop:
@@ -117,7 +122,9 @@ def run_loop(config: RunConfig, observe: Callable[[int], None] = lambda steps: N
     stepper = run.make_stepper(config, model, run.what_can_be_compiled(config)[0].step)
     clock, log = run.make_clock(config, model), Log(lambda clock, log: observe(clock.synced_steps))
     step_seconds = stepper.warm([batches[index] for index in range(run.WARM_UP_STEPS)])
+    platform.reset_peak_memory()
     started = time.perf_counter()
     clock.start(step_seconds)
     train(stepper, batches, clock, lambda done: config.optimizer.lr * config.schedule.rate(done), lambda: 0.0, log)
-    return Loop(clock.tokens / (time.perf_counter() - started), model.flops_per_token)
+    tokens_per_second = clock.tokens / (time.perf_counter() - started)
+    return Loop(tokens_per_second, model.flops_per_token, platform.peak_memory_bytes())
