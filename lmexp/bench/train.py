@@ -62,7 +62,9 @@ def _check_step(run: FrozenRun) -> None:
     """The loops that ours is compared with know one optimizer, take the batch in one piece, and keep all activations."""
     optimizer = run.config.optimizer
     if run.config.train.checkpoint:
-        raise UserError("--against compares loops that keep all activations; leave train.checkpoint=true or --against out.")
+        raise UserError(
+            "--against compares loops that keep all activations; leave train.checkpoint=true or --against out."
+        )
     if optimizer.name != "adamw" or optimizer.micro_batches != 1:
         raise UserError(
             f"--against knows optimizer=adamw with optimizer.micro_batches=1 only, not {optimizer.name} with "
