@@ -59,7 +59,7 @@ def benchmark(given: Namespace) -> Benchmark:
 
 
 def _check_step(run: FrozenRun) -> None:
-    """The loops that ours is compared with know one optimizer, take the batch in one piece, and keep all activations."""
+    """The loops that ours is compared with know one optimizer, one piece to a batch, and keep all activations."""
     optimizer = run.config.optimizer
     if run.config.train.checkpoint:
         raise UserError(
