@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lmexp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "; what was measured is kept, and the same command goes on from there" if given[:1] == ["run"] else ""
+        kept = "; what was measured is kept, and the same command does what is missing" if given[:1] == ["run"] else ""
         print(f"lmexp: interrupted{kept}.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has had enough

@@ -148,7 +148,9 @@ def test_a_single_run_that_is_stopped_keeps_its_rows(plan_folder, small, stop):
     stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: list((plan_folder / "results").glob("adhoc/*/checkpoint")))
     time.sleep(0.5)
-    stopped.send_signal(stop)
+    for _ in range(3):  # a terminal, and each program above that passes it on
+        stopped.send_signal(stop)
+        time.sleep(0.05)
     assert stopped.wait(timeout=60) == 130
     assert "interrupted" in stopped.stderr.read()
     row = results.read_runs(plan_folder / "results" / "adhoc").iloc[0]

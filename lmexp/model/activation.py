@@ -23,7 +23,6 @@ class Activation:
         self, value: Callable[[mx.array], mx.array], value_and_slope: Callable[[mx.array], tuple[mx.array, mx.array]]
     ):
         """Make it from f(x), and from f(x) and f'(x) in float32 as the gradient computes them."""
-
         self._value, self._value_and_slope = value, value_and_slope
 
     def __call__(self, x: mx.array) -> mx.array:

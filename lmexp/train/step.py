@@ -149,7 +149,7 @@ class Stepper:
     def _each(self, function: Callable[..., Any], *shares: Sequence[Any]) -> list[Any]:
         """Apply a function to each share of the weights, on a stream of its own."""
         results = []
-        for stream, *arguments in zip(self.streams, *shares, strict=False):
+        for stream, *arguments in zip(self.streams, *shares, strict=True):
             with mx.stream(stream):
                 results.append(function(*arguments))
         return results
