@@ -35,7 +35,10 @@ class Masters(Protocol):
         """Return a share with every matrix multiplied by ``kept``, a little below 1."""
 
     def update(self, share: Any) -> None:
-        """Take new weights of a share, and show them to the model."""
+        """Take new weights of a share."""
+
+    def show(self) -> None:
+        """Give the model the weights as they are now: before anything but a step reads it."""
 
 
 def make_masters(model: nn.Module, optimizer: str, n_shares: int) -> Masters:
@@ -82,8 +85,11 @@ class Separate:
         return tree_map(lambda weight: decayed(weight, kept), share)
 
     def update(self, share: Any) -> None:
-        """Take new weights of a share, and show them to the model."""
+        """Take new weights of a share."""
         self._model.update(share)
+
+    def show(self) -> None:
+        """Give the model the weights as they are now, which it has: they are its own."""
 
     def _shared(self, arrays: dict[str, mx.array]) -> list[Any]:
         return [tree_unflatten([(path, arrays[path]) for path in sorted(paths)]) for paths in self._paths]
@@ -129,8 +135,11 @@ class Packed:
         return share | {"matrices": share["matrices"] * kept}
 
     def update(self, share: Any) -> None:
-        """Take new weights of a share, and show them to the model."""
+        """Take new weights of a share."""
         self.state.update(share)
+
+    def show(self) -> None:
+        """Give the model the weights as they are now: not in every step, which some 200 views would hold up."""
         self._model.update(self.weights(mx.float32))
 
     def _pack(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:

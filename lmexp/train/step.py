@@ -166,11 +166,12 @@ class Stepper:
             self.wait(self.step(index, batch, self.spec.lr))
             durations.append(time.perf_counter() - started)
         _fill(self._state, before)
-        mx.eval(self._state)
+        self.wait()
         return min(durations)
 
     def wait(self, *results: StepResult) -> None:
-        """Wait until the device has finished these steps and everything before them."""
+        """Wait until the device has finished these steps and all before them, and give the model their weights."""
+        self.masters.show()
         mx.eval([vars(result) for result in results], self._state)
 
 

@@ -55,6 +55,18 @@ def test_packing_loses_nothing_and_moves_nothing(spec):
     assert sum(vector.size for vector in packed.shares()[0].values()) == sum(array.size for array in given.values())
 
 
+def test_a_model_is_shown_its_weights_when_a_step_is_waited_for(monkeypatch):
+    monkeypatch.setattr(masters, "packs", lambda optimizer: True)
+    optimizer = OptimizerSpec("adamw", 0.01, 0.1, 1.0, 1, OPTIONS["adamw"])
+    streams = [mx.default_stream(mx.default_device())]
+    made = Stepper(made_model(SPECS["biases"]), next_token_loss, optimizer, PrecisionSpec("float32"), False, 3, streams)
+    for k in range(2):
+        made.wait(made.step(k, batch(k), 0.01))
+        held = dict(tree_flatten(made.masters.weights(mx.float32)))
+        shown = dict(tree_flatten(made.model.trainable_parameters()))
+        assert all(mx.array_equal(shown[path], array).item() for path, array in held.items())
+
+
 def test_decay_shrinks_matrices_only():
     packed = Packed(made_model(SPECS["biases"]))
     (share,) = packed.shares()
