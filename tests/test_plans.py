@@ -324,10 +324,21 @@ def parameters(config, vocab_size):
     return LanguageModel(config.model, vocab_size, vocab_size, config.data.context_length).n_params
 
 
-def test_gpt_to_llama_on_a_cpu_asks_the_same_of_the_same_features():
-    there, here = read_plan("gpt_to_llama"), read_plan("gpt_to_llama_cpu")
+@pytest.mark.parametrize("short", ["gpt_to_llama_cpu", "gpt_to_llama_gpu"])
+def test_a_shorter_gpt_to_llama_asks_the_same_of_the_same_features(short):
+    there, here = read_plan("gpt_to_llama"), read_plan(short)
     assert here.hypotheses == there.hypotheses
     assert list(here.arms) == list(there.arms)
+    assert here.analysis == there.analysis
+
+
+@pytest.mark.parametrize("short", ["optimizer_sweep_cpu", "optimizer_sweep_gpu"])
+def test_a_shorter_optimizer_sweep_has_the_same_arms_and_criteria(short):
+    there, here = read_plan("optimizer_sweep"), read_plan(short)
+    for mine, theirs in zip(here.hypotheses, there.hypotheses, strict=True):
+        assert (mine.supported_if, mine.falsified_if) == (theirs.supported_if, theirs.falsified_if)
+    assert here.arms == there.arms
+    assert here.confirmation == there.confirmation
     assert here.analysis == there.analysis
 
 
