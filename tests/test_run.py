@@ -16,6 +16,7 @@ from lmexp.compose import cell_overrides, compose_run
 from lmexp.config import load
 from lmexp.data import load_dataset
 from lmexp.errors import UserError
+from lmexp.model import language_model
 from lmexp.plan import read_plan
 from lmexp.run import build_model, run
 
@@ -39,6 +40,22 @@ def carried_out(overrides, folder, observe=lambda observation: None):
 
 def without_timing(row):
     return {key: value for key, value in row.items() if key not in TIMING}
+
+
+def test_a_run_that_checkpoints_computes_every_layer_again(small, monkeypatch):
+    recomputed = []
+
+    def noted(layer, x):
+        recomputed.append(layer)
+        return layer.with_load(x, None)
+
+    monkeypatch.setattr(language_model, "recomputed", noted)
+    config = compose_run([*small, "train.checkpoint=true"]).config
+    dataset = load_dataset(config.data)
+    model, batches = build_model(config, dataset), run_room.make_batches(config, dataset)
+    stepper = run_room.make_stepper(config, model, compiled=False)
+    stepper.wait(stepper.step(0, batches[0], 0.01))
+    assert recomputed == model.layers * (len(recomputed) // len(model.layers)) != []  # once for each part of the batch
 
 
 def test_a_run_writes_every_row_and_file(small, tmp_path):

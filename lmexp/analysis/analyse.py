@@ -353,8 +353,9 @@ def _remarks(
         )
         remarks.append(f"Seeds without a result in every arm are left out of every comparison: {seeds}.")
     slow = [drift.sentence] if drift.slow else []
+    edges = [stage.sweep.edges] if stage.sweep is not None and stage.sweep.edges else []
     unsettled = [speeds.remark] if speeds is not None and speeds.remark else []
-    return [*remarks, *slow, *unsettled, *_warnings(used), *_differing(environment, len(used))]
+    return [*remarks, *edges, *slow, *unsettled, *_warnings(used), *_differing(environment, len(used))]
 
 
 def _warnings(used: pd.DataFrame) -> list[str]:

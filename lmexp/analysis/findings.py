@@ -11,7 +11,7 @@ from scipy import special
 
 from lmexp.analysis.analyse import Analysis
 from lmexp.analysis.desk import AgainstControl, Table
-from lmexp.analysis.measures import Measure, measure_of, number_text
+from lmexp.analysis.measures import Measure, listed, measure_of, number_text
 from lmexp.design import Reach
 from lmexp.plan import NO_TEST
 from lmexp.statistics.equivalence import DIFFERENT, EQUIVALENT
@@ -164,13 +164,13 @@ def _differences(analysis: Analysis) -> list[str]:
     how = f"with all arms together held to an error rate of {analysis.plan.analysis.alpha:g}"
     said = []
     if apart:
-        named = _listed([f"{c.arm} ({_direction(primary, c.difference.shown)})" for c in apart])
+        named = listed([f"{c.arm} ({_direction(primary, c.difference.shown)})" for c in apart])
         said.append(f"Shown to differ from {control} in {primary.label.lower()}, {how}: {named}.")
     if equal:
-        named = _listed([c.arm for c in equal])
+        named = listed([c.arm for c in equal])
         said.append(f"Shown to differ from {control} by less than the smallest effect of interest: {named}.")
     if open_:
-        named = _listed([c.arm for c in open_])
+        named = listed([c.arm for c in open_])
         what = "Neither a difference nor equality" if analysis.equivalences else "No difference"
         said.append(f"{what} is shown for {named}: that is a lack of evidence, not evidence of no effect.")
     return said
@@ -197,10 +197,6 @@ def _power(analysis: Analysis) -> list[str]:
         return [said]
     verdict = "small enough" if able.effect <= margin else "too coarse"
     return [f"{said} For the smallest effect of interest, {margin_text(analysis)}, that is {verdict}."]
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def effect_as_share(analysis: Analysis, able: Detectable) -> str | None:

@@ -175,3 +175,8 @@ def number_text(value: float | None, places: int = 2) -> str:
         return significant(value)
     places = _enough(value, places)
     return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "\N{MINUS SIGN}")  # + 0.0: no negative zero
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a sentence lists them: ``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lmexp.analysis.cells import OK, REGISTERED, values
+from lmexp.analysis.measures import listed
 from lmexp.analysis.omnibus import Omnibus, omnibus
 from lmexp.plan import Plan
 from lmexp.stages import DIVERGED, Choice, choose
@@ -41,6 +42,15 @@ class Sweep:
     choice: Choice
     competitions: tuple[Competition, ...]
     fixed: Omnibus | None
+
+    @property
+    def edges(self) -> str:
+        """Say which levels were chosen at the edge of what was tried; nothing when none was."""
+        chosen = [str(each.chosen) for each in self.competitions if each.at_edge]
+        if not chosen:
+            return ""
+        lie = "lies" if len(chosen) == 1 else "lie"
+        return f"{listed(chosen)} {lie} at the edge of what the sweep tried: better may lie outside."
 
 
 def sweep_of(plan: Plan, used: pd.DataFrame, rows: pd.DataFrame) -> Sweep:

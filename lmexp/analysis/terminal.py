@@ -78,7 +78,7 @@ def _standing(analysis: Analysis) -> "Text":
     able = contrast_detectable(analysis)
     if analysis.registered and able is not None:
         said.append(f"Detectable 8 times in 10 with the error seen here: {able.text} or more.")
-    return Text("\n".join(filter(None, [*said, *_registration(analysis)])))
+    return Text("\n".join(filter(None, [*said, *analysis.remarks, *_registration(analysis)])))
 
 
 def _registration(analysis: Analysis) -> Iterator[str]:

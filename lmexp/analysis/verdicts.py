@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from math import floor, log10
 from typing import Any
 
-from lmexp.analysis.measures import number_text
+from lmexp.analysis.measures import listed, number_text
 from lmexp.criteria import And, Comparison, Criterion, Term, parse, terms
 from lmexp.plan import Hypothesis
 from lmexp.statistics.estimates import Estimate
@@ -234,7 +234,7 @@ def joint_reading(verdicts: tuple[Verdict, ...]) -> str:
         (amended, "was amended after runs existed", "were amended after runs existed"),
         (inadmissible, "cannot be judged", "cannot be judged"),
     ]
-    said = [f"{_listed(ids)} {one if len(ids) == 1 else many}" for ids, one, many in clauses if ids]
+    said = [f"{listed(ids)} {one if len(ids) == 1 else many}" for ids, one, many in clauses if ids]
     return "; ".join(said) + "." + _survivors(verdicts)
 
 
@@ -245,13 +245,9 @@ def _survivors(verdicts: tuple[Verdict, ...]) -> str:
     left = [v.hypothesis.id for v in verdicts if v.verdict != FALSIFIED]
     if len(left) == len(verdicts):
         return " Both survive." if len(left) == 2 else " All of them survive."
-    return f" {_listed(left)} {'survives' if len(left) == 1 else 'survive'}." if left else " None survives."
+    return f" {listed(left)} {'survives' if len(left) == 1 else 'survive'}." if left else " None survives."
 
 
 def _lowered(sentence: str) -> str:
     starts_with_a_word = sentence[:1].isupper() and sentence[1:2].islower()
     return sentence[:1].lower() + sentence[1:] if starts_with_a_word else sentence
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

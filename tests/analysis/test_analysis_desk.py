@@ -358,6 +358,7 @@ class TestTwoStages:
         x, y = analysis.sweep.competitions
         assert (x.factor, x.labels, x.at_edge, x.best.n_left_out) == ("b", ("1", "2", "3"), True, 1)
         assert (y.at_edge, y.chosen) == (True, "y-1")
+        assert "x-1 and y-1 lie at the edge of what the sweep tried: better may lie outside." in analysis.remarks
         assert analysis.sweep.fixed is None  # the crossed design has a hole
 
     def test_exploratory_arms_of_the_sweep_are_described(self):

@@ -56,6 +56,12 @@ def test_a_kernel_is_built_once_and_nothing_is_written_outside_the_cache(run_pyt
     assert not list((tmp_path / "cache").rglob("process-*"))
 
 
+def test_another_processor_never_gets_our_kernels(monkeypatch):
+    ours = compiler._key()
+    monkeypatch.setattr(compiler, "_processor", lambda: ("flags: another",))
+    assert compiler._key() != ours
+
+
 def test_another_compiler_never_gets_our_kernels(run_python, logging_compiler, tmp_path):
     run_python(FUSE)
     (header,) = (tmp_path / "cache").rglob("*.gch")  # so MLX's command is still the one that the wrapper knows

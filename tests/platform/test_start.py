@@ -52,3 +52,19 @@ del array
 print((held - before) * 4096 > 2**24, (held - resident_pages()) * 4096 < 2**20)
 """
     assert run_python(code, LMEXP_BLAS="off").stdout.split() == ["True", "True"]
+
+
+@pytest.mark.skipif(start.mlx_backend() != "cpu", reason="MLX's CPU wheel on Linux")
+@pytest.mark.parametrize("own", [None, "7"])
+def test_streams_are_taken_up_side_by_side_unless_the_user_says_otherwise(run_python, own):
+    # A gradient is some hundreds of arrays wide, and MLX goes depth first beyond the width that this variable tells.
+    code = f"""
+import os
+os.environ.pop("MLX_BFS_MAX_WIDTH", None)  # as a test, this process inherits it
+os.environ.update({{}} if {own!r} is None else {{"MLX_BFS_MAX_WIDTH": {own!r}}})
+from lmexp.platform import prepare
+prepare()
+print(os.environ["MLX_BFS_MAX_WIDTH"])
+"""
+    width = int(run_python(code, LMEXP_BLAS="off").stdout)
+    assert width > 10_000 if own is None else width == 7
