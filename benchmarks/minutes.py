@@ -1,4 +1,4 @@
-"""Measure what is learned in a given time: ``python benchmarks/minutes.py SECONDS [--sides ...] [KEY=VALUE]``.
+"""Measure what is learned in a given time: ``python benchmarks/minutes.py SECONDS [--sides A,B] [KEY=VALUE]``.
 
 Sides, each in a process of its own, one after the other, on the same tokens, cut into the same training and validation
 text, and scored alike: bits per byte of the whole validation text, every token but the first predicted once, at 20
@@ -50,17 +50,20 @@ def main() -> None:
     """Run every side and print one line for each; with ``--one``, run that side in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--sides", nargs="+", choices=["lmexp", "torch", "lmxlab"], default=["lmexp", "torch"])
+    parser.add_argument("--sides", default="lmexp,torch", help="of lmexp,torch,lmxlab (default: %(default)s)")
     parser.add_argument("--one", choices=["torch", "lmxlab"], help=argparse.SUPPRESS)
     given, overrides = parser.parse_known_args()
     if given.one:
         print(json.dumps(_peer(given.one, given.seconds, overrides)))
         return
-    for side in given.sides:
+    sides = given.sides.split(",")
+    if unknown := set(sides) - {"lmexp", "torch", "lmxlab"}:
+        parser.error(f"--sides knows lmexp, torch and lmxlab, not {', '.join(sorted(unknown))}.")
+    for side in sides:
         found = _lmexp(given.seconds, overrides) if side == "lmexp" else _in_a_process(side, given.seconds, overrides)
         print(
-            f"{side:8} {found['best']:.4f} best, {found['last']:.4f} last bits/byte; {found['steps']:,} steps in "
-            f"{found['seconds']:.1f} s; {found['n_params']:,} parameters",
+            f"{side:8} {found['best']:.4f} best, {found['last']:.4f} last bits/byte; {found['steps']:,.0f} steps in "
+            f"{found['seconds']:.1f} s; {found['n_params']:,.0f} parameters",
             flush=True,
         )
 
@@ -71,7 +74,7 @@ def _lmexp(seconds: float, overrides: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         budget = [f"budget.seconds={seconds:g}", f"budget.evaluations={_N_SCORES}", f"paths.results={folder}"]
         command = [sys.executable, "-m", "lmexp", "run", *budget, *overrides]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        _carried_out(command)
         [row] = read_runs(Path(folder) / "adhoc").to_dict("records")
     names = {"best": "val_bpb_best", "last": "val_bpb", "steps": "steps", "seconds": "train_seconds"}
     return {"n_params": row["n_params"]} | {ours: row[name] for ours, name in names.items()}
@@ -79,9 +82,16 @@ def _lmexp(seconds: float, overrides: list[str]) -> dict[str, float]:
 
 def _in_a_process(side: str, seconds: float, overrides: list[str]) -> dict[str, float]:
     command = [sys.executable, __file__, str(seconds), "--one", side, *overrides]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(_carried_out(command).splitlines()[-1])
     return found
+
+
+def _carried_out(command: list[str]) -> str:
+    """Return what a command prints; what it says of its errors goes to ours."""
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
 
 
 def _peer(name: str, seconds: float, overrides: list[str]) -> dict[str, float]:
@@ -241,7 +251,7 @@ def _lmxlab(batches: Any, vocab_size: int, seconds: float) -> tuple[Side, int]:
         trainer.train_step((mx.array(batch.inputs), mx.array(batch.targets)))
 
     # Its schedule counts steps, so their number is taken from a trial.
-    trial = made(100)
+    trial = made(1000)
     take(trial, 0)
     started = time.perf_counter()
     for index in range(5):
