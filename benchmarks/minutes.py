@@ -15,6 +15,7 @@ Overrides such as ``data.context_length=256 data.batch_size=64`` hold for all si
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import subprocess
@@ -28,9 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 
 _N_SCORES = 20
-_STEPS_AHEAD = 10  # handed to the device before it is waited for
+_MOST_STEPS_AHEAD = 10  # handed to the device before it is waited for; fewer where they take 1% of the time
 _TOKENS_AT_ONCE = 8192  # scored together
-_WARMUP = 0.02  # of the time; nanoGPT warms up for 100 of 5,000 steps
 
 
 class Side(Protocol):
@@ -59,6 +59,8 @@ def main() -> None:
     sides = given.sides.split(",")
     if unknown := set(sides) - {"lmexp", "torch", "lmxlab"}:
         parser.error(f"--sides knows lmexp, torch and lmxlab, not {', '.join(sorted(unknown))}.")
+    if missing := [side for side in sides if importlib.util.find_spec(side) is None]:
+        parser.error(f"{', '.join(missing)} cannot be imported: install it, or leave it out of --sides.")
     for side in sides:
         found = _lmexp(given.seconds, overrides) if side == "lmexp" else _in_a_process(side, given.seconds, overrides)
         print(
@@ -109,13 +111,15 @@ def _peer(name: str, seconds: float, overrides: list[str]) -> dict[str, float]:
     batches = Batches(dataset.train.tokens, lengths, data.batch_size, data.context_length, seed=0)
     side, n_params = {"torch": _torch, "lmxlab": _lmxlab}[name](batches, dataset.tokenizer.padded_vocab_size, seconds)
     used, steps, scores = 0.0, 0, [math.inf]
+    ahead = 1
     while used < seconds:
         started = time.perf_counter()
-        for _ in range(_STEPS_AHEAD):
-            side.step(steps, min(used / seconds, 1.0))
+        for _ in range(ahead):
+            side.step(steps, used / seconds)
             steps += 1
         side.wait()
         used += time.perf_counter() - started
+        ahead = max(1, min(_MOST_STEPS_AHEAD, int(seconds / 100 * steps / used)))
         if used >= seconds * len(scores) / _N_SCORES:
             scores.append(_bits_per_byte(side.nats, np.asarray(dataset.val.tokens), lengths, data.context_length))
     scores.append(_bits_per_byte(side.nats, np.asarray(dataset.val.tokens), lengths, data.context_length))
@@ -141,91 +145,10 @@ def _bits_per_byte(
 
 
 def _torch(batches: Any, vocab_size: int, seconds: float) -> tuple[Side, int]:
-    import torch
-    import torch.nn.functional as F
-    from torch import nn
+    from nano_gpt import Trainer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    width, n_heads, n_layers, dropout = 384, 6, 6, 0.2
-    context = batches[0].inputs.shape[1]
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
-            self.inward, self.outward = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-
-        def forward(self, x: Any) -> Any:
-            heads = self.inward(self.norms[0](x)).unflatten(-1, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
-            rate = dropout if self.training else 0.0
-            mixed = F.scaled_dot_product_attention(*heads, is_causal=True, dropout_p=rate)
-            x = x + F.dropout(self.outward(mixed.transpose(1, 2).flatten(2)), dropout, self.training)
-            return x + F.dropout(self.down(F.gelu(self.up(self.norms[1](x)))), dropout, self.training)
-
-    class Gpt(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.token, self.place = nn.Embedding(vocab_size, width), nn.Embedding(context, width)
-            self.blocks = nn.ModuleList(Block() for _ in range(n_layers))
-            self.norm = nn.LayerNorm(width, bias=False)
-            for name, weight in self.named_parameters():
-                if weight.ndim == 2:
-                    last = name.endswith(("outward.weight", "down.weight"))
-                    nn.init.normal_(weight, std=0.02 / math.sqrt(2 * n_layers) if last else 0.02)
-
-        def forward(self, inputs: Any, targets: Any) -> Any:
-            x = F.dropout(self.token(inputs) + self.place.weight[: inputs.shape[1]], dropout, self.training)
-            for block in self.blocks:
-                x = block(x)
-            logits = F.linear(self.norm(x), self.token.weight)
-            return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
-    model = Gpt().to(device)
-    groups = [[w for w in model.parameters() if w.ndim == 2], [w for w in model.parameters() if w.ndim < 2]]
-    optimizer = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}],
-        betas=(0.9, 0.99),
-        fused=True,
-    )
-    compiled = torch.compile(model)
-
-    def on(tokens: np.ndarray) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device, non_blocking=True)
-
-    class Trainer:
-        def step(self, index: int, progress: float) -> None:
-            batch, remaining = batches[index], (1 + math.cos(math.pi * progress)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * min((progress + 1e-3) / _WARMUP, 0.1 + 0.9 * remaining)
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                loss = compiled(on(batch.inputs), on(batch.targets)) / batch.targets.size
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        def wait(self) -> None:
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        def nats(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-            model.eval()
-            with torch.no_grad():
-                found = model(on(inputs), on(targets)).item()
-            model.train()
-            return float(found)
-
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    side = Trainer()
-    for index in range(3):
-        side.step(index, 0.0)
-    side.wait()
-    model.load_state_dict(before)
-    optimizer.state.clear()
-    return side, sum(weight.numel() for weight in model.parameters())
+    side = Trainer(batches, vocab_size)
+    return side, side.n_params
 
 
 def _lmxlab(batches: Any, vocab_size: int, seconds: float) -> tuple[Side, int]:

@@ -79,8 +79,8 @@ class Rotation:
         self.base = spec.local_base if local and spec.local_base is not None else spec.base
         stretched = not local and spec.scaling != "none"
         self.temperature = _temperature(spec) if stretched else 1.0
-        plain = replace(spec, scaling="none")
-        self._frequencies = tuple(frequencies(width, self.base, spec if stretched else plain))
+        scaled = spec if stretched else replace(spec, scaling="none")
+        self._frequencies = tuple(frequencies(width, self.base, scaled))
         # A stretched rotation lists its wavelengths (over 2 pi), as mx.fast.rope takes them.
         self._wavelengths = mx.array([1 / f for f in self._frequencies]) if stretched else None
 

@@ -5,7 +5,9 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from as_on_a_gpu import MlxOnAGpu
 
+from lmexp.model import activation
 from lmexp.model.activation import ACTIVATIONS
 
 X = np.concatenate([np.linspace(-9, 9, 37), [-1e4, -120.0, 120.0, 1e4]]).astype(np.float32)
@@ -21,9 +23,12 @@ def textbook(name):
     return lambda x: 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_values_and_gradients_are_those_of_the_definition(name, compiled):
+def test_values_and_gradients_are_those_of_the_definition(monkeypatch, name, compiled, as_on_a_gpu):
+    if as_on_a_gpu:
+        monkeypatch.setattr(activation, "mx", MlxOnAGpu())
     ours, theirs = ACTIVATIONS[name], textbook(name)
     x, by = mx.array(X), mx.array(BY)
     wrap = mx.compile if compiled else lambda function: function

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from as_on_a_gpu import MlxOnAGpu
 
 from lmexp.model import likelihood
 from lmexp.model.likelihood import mean_nats, token_nats
@@ -12,6 +13,14 @@ LOGITS = np.random.default_rng(0).normal(0, 3, (2, 5, 17)).astype(np.float32)
 TARGETS = np.random.default_rng(1).integers(0, 17, (2, 5))
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def either_device(request, monkeypatch):
+    """Take the formula for one device and then the one for the other."""
+    if request.param == "gpu":
+        monkeypatch.setattr(likelihood, "mx", MlxOnAGpu())
+
+
+@pytest.mark.usefixtures("either_device")
 @pytest.mark.parametrize("shift", [0.0, 300.0, -300.0])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_it_is_minus_the_log_of_the_softmax(compiled, shift):
@@ -23,6 +32,7 @@ def test_it_is_minus_the_log_of_the_softmax(compiled, shift):
     assert np.allclose(np.array(function(mx.array(LOGITS) + shift, mx.array(TARGETS))), expected, atol=5e-6)
 
 
+@pytest.mark.usefixtures("either_device")
 def test_its_gradient_is_that_of_mlx():
     logits, targets = mx.array(LOGITS), mx.array(TARGETS)
     ours = mx.grad(lambda x: token_nats(x, targets).sum())(logits)
@@ -30,6 +40,7 @@ def test_its_gradient_is_that_of_mlx():
     assert mx.allclose(ours, theirs, atol=1e-6).item()  # probabilities and ones in float32
 
 
+@pytest.mark.usefixtures("either_device")
 def test_masked_logits_cost_nothing_and_take_no_gradient():
     masked = mx.array(LOGITS)
     masked[..., 10:] = -1e9
