@@ -68,6 +68,19 @@ def batch(k, size=BATCH):
     return SimpleNamespace(inputs=tokens[:, :-1], targets=tokens[:, 1:])
 
 
+def test_waiting_waits_for_the_results_and_for_every_weight_and_moment(monkeypatch):
+    # A clock that is read before the device has finished charges too little, and nothing computed shows it.
+    made = stepper()
+    result = made.step(0, batch(0), 0.01)
+    waited_for = []
+    monkeypatch.setattr(mx, "eval", lambda *trees: waited_for.extend(id(array) for _, array in tree_flatten(trees)))
+    made.wait(result)
+    held = [result.loss_nats, result.grad_norm]
+    for tree in (made.model.parameters(), [optimizer.state for optimizer in made.optimizers]):
+        held += [array for _, array in tree_flatten(tree)]
+    assert {id(array) for array in held} <= set(waited_for)
+
+
 def losses_of(made, n_steps=6, lr=0.01):
     results = [made.step(k, batch(k), lr) for k in range(n_steps)]
     return [result.loss_nats.item() for result in results]
