@@ -133,9 +133,10 @@ def test_the_memory_of_pieces_does_not_grow_with_their_number():
         made.wait(made.step(1, big, 0.01))
         return mx.get_peak_memory()
 
-    # Twelve more pieces of equal size may cost their token ids (12 x 64 x 5 x 2 int32), not their activations.
+    # Twelve more pieces of equal size may cost their token ids (12 x 64 x 5 x 2 int32), not their activations, which
+    # would be four times as many. How far MLX hands out work ahead differs by the machine's load: by 16% was seen.
     try:
-        assert peak(16) < 1.1 * peak(4)
+        assert peak(16) < 1.5 * peak(4)
     finally:
         mx.set_memory_limit(usual)
 
