@@ -1,4 +1,4 @@
-"""Many runs: which, in what order, each in a fresh process, one at a time, each exactly once."""
+"""Many runs: which, in what order, each in a fresh process, one at a time on a device, each exactly once."""
 
 import contextlib
 import json
@@ -19,12 +19,14 @@ from lmexp.evidence import counted_rows
 from lmexp.files import write_text
 from lmexp.lock import read_lock
 from lmexp.plan import Plan, cells, check_measured, confirmation_cells, read_plan
+from lmexp.platform.lock import holder_here
 from lmexp.results import make_writable
 from lmexp.stages import DIVERGED, choose
 from lmexp.streams import stream_seed
 
 # How long an interrupted run may take to write its rows before it is killed.
 _PATIENCE_SECONDS = 30.0
+_POLL_SECONDS = 0.5
 
 
 def expand(arguments: Sequence[str]) -> list[list[str]]:
@@ -118,12 +120,16 @@ def launch(job_overrides: Sequence[Sequence[str]]) -> list[tuple[Sequence[str], 
 
 
 def _carry_out(jobs: Sequence[tuple[FrozenRun, Sequence[str]]]) -> None:
-    if not jobs:
+    """Carry out every run in turn; those that another process is at, on a device of its own, come last."""
+    left = [run for run, _ in jobs]
+    if not left:
         return
-    with SweepDisplay([run for run, _ in jobs], [overrides for _, overrides in jobs]) as display:
-        for run, _ in jobs:
-            ensure_done(run, display.observe)
-            display.finished(run)
+    with SweepDisplay(left, [overrides for _, overrides in jobs]) as display:
+        while left:
+            run = next((run for run in left if run.state != "running"), left[0])
+            if ensure_done(run, display.observe):
+                left = [other for other in left if other is not run]
+                display.finished(run)
 
 
 def _plan_of(run: FrozenRun) -> Plan | None:
@@ -173,13 +179,20 @@ def _rows_beside(run: FrozenRun) -> list[Mapping[str, Any]]:
     return sorted(alike, key=lambda row: str(row["started_at"]))
 
 
-def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], None]) -> None:
-    """Run one cell unless it is done; wait for it when another process is at it. Exactly one of them finishes it."""
-    while run.state == "running":
-        observe(run, {"phase": "running in another process"})
-        time.sleep(0.5)
+def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], None]) -> bool:
+    """Run one cell unless it is done. Of all processes that try, exactly one finishes it.
+
+    Returns:
+        False, after a little while, when another process is at this cell or at this device: then try again.
+    """
     if run.is_done or _is_settled(run):
-        return
+        return True
+    # A worker would wait for its device too, but loading it would take time from the run that is under way there.
+    holder = "another process" if run.state == "running" else holder_here()
+    if holder is not None:
+        observe(run, {"phase": f"waiting for {holder}"})
+        time.sleep(_POLL_SECONDS)
+        return False
     _clear_away(run)
     child = _start(run)
     try:
@@ -191,8 +204,7 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
         raise
     finally:
         _record_silent_death(child)
-    if results.state(run.folder) == "running":  # another process claimed the cell between our look and our start
-        ensure_done(run, observe)
+    return results.state(run.folder) != "running"  # another process claimed the cell between our look and our start
 
 
 def _is_settled(run: FrozenRun) -> bool:

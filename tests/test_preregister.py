@@ -558,6 +558,7 @@ def in_this_process(monkeypatch):
             sweep._clear_away(run)
             with contextlib.suppress(KeyboardInterrupt), results.claim(run.folder):
                 run_room.run(run, lambda observation: None)
+        return True
 
     monkeypatch.setattr(sweep, "ensure_done", ensure_done)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmexp import results
+from lmexp import platform, results
 from lmexp.compose import value_of
 from lmexp.errors import UserError
 from lmexp.plan import read_plan
@@ -202,6 +202,33 @@ def test_two_sweeps_at_once_share_the_work(plan_folder):
     folders = [run.folder for run in plan_runs("tiny", ["seed=0"])]
     assert all(results.state(folder) == "done" for folder in folders)
     assert not any((folder / "attempts").exists() for folder in folders)
+
+
+def test_a_sweep_takes_other_cells_while_another_process_is_at_one(plan_folder):
+    runs = plan_runs("tiny", ["seed=0"])
+    runs[0].folder.mkdir(parents=True)
+    with results.claim(runs[0].folder):
+        driver = subprocess.Popen([sys.executable, "-m", "lmexp", "run", "-m", "experiment=tiny", "seed=0"])
+        wait_for(lambda: runs[1].is_done)
+        time.sleep(1.0)
+        assert driver.poll() is None  # it waits for the cell that is not its own
+        assert not runs[0].is_done
+    assert driver.wait(timeout=60) == 0
+    assert runs[0].is_done  # whoever was at it has left without a row, so the driver ran it
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_sweep_starts_nothing_while_its_device_is_held(plan_folder, device):
+    [run] = plan_runs("tiny", ["seed=0", "arm=plain"])
+    command = [sys.executable, "-m", "lmexp", "run", "-m", "experiment=tiny", "seed=0", "arm=plain"]
+    with platform.device_lock(device):
+        driver = subprocess.Popen(command)
+        wait_for(run.folder.parent.exists)
+        time.sleep(2.0)
+        assert driver.poll() is None
+        assert not run.folder.exists()
+    assert driver.wait(timeout=60) == 0
+    assert run.is_done
 
 
 def wait_for(condition, seconds=60.0):

@@ -40,24 +40,40 @@ def device_lock(device: str | None = None, on_wait: Callable[[str], None] | None
 
 
 def holder(device: str) -> str | None:
-    """Return who holds the device (``"process 4711"``), or None when it is free."""
+    """Return who holds the device (``"process 4711"``), or None when it is free.
+
+    Raises:
+        UserError: when the lock's file cannot be written.
+    """
     path = _lock_path(device)
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return _name_holder(path)
+    with _explained(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return _name_holder(path)
     lock.release()
     return None
 
 
+def holder_here() -> str | None:
+    """Return who holds the CPU or the GPU of this process, whichever MLX computes on: this does not import it."""
+    return holder("gpu") or holder("cpu")
+
+
 def _acquire(lock: FileLock, path: Path, on_wait: Callable[[str], None]) -> None:
-    try:
+    with _explained(path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
             on_wait(_name_holder(path))
             lock.acquire()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         raise UserError(f"The lock {path} cannot be written: give yourself the folder, or set LMEXP_CACHE.") from error
 
