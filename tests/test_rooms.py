@@ -53,7 +53,7 @@ ROOMS = {
     "writing": {"data", "decoding", "generate", "model"},
     "worker": {"config", "platform", "results", "run"},
     "display": {"config", "plan", "results"},
-    "sweep": {"compose", "config", "display", "evidence", "lock", "plan", "results", "stages"},
+    "sweep": {"compose", "config", "display", "evidence", "lock", "plan", "platform", "results", "stages"},
     "single": {"config", "data", "decoding", "display", "generate", "model", "results", "run"},
     "status": {"analysis", "compose", "config", "display", "evidence", "lock", "plan", "results", "sweep"},
     "app": {"compose", "config", "platform", "single"},

@@ -35,6 +35,16 @@ class Activation:
         y: mx.array = with_gradient(lambda x, gated: self._value(x) * gated, self._gate_gradient)(x, gated)
         return y
 
+    def gate_of_halves(self, halves: mx.array) -> mx.array:
+        """Return f of the first half times the second: (..., 2 width) to (..., width)."""
+
+        def value(halves: mx.array) -> mx.array:
+            x, gated = mx.split(halves, 2, axis=-1)
+            return self._value(x) * gated
+
+        y: mx.array = with_gradient(value, self._halves_gradient)(halves)
+        return y
+
     def _gradient(self, x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
         return (cotangent * self._value_and_slope(x.astype(mx.float32))[1]).astype(x.dtype)
 
@@ -46,6 +56,14 @@ class Activation:
         to_x = cotangent * gated * self._value_and_slope(for_slope)[1]
         to_gated = cotangent * self._value_and_slope(for_value)[0]
         return to_x.astype(x.dtype), to_gated.astype(gated.dtype)
+
+    def _halves_gradient(self, halves: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        """Return one array from one kernel: gradients of two halves would have to be copied to lie side by side."""
+        pairs = halves.reshape(*halves.shape[:-1], 2, -1)
+        x, gated = (mx.broadcast_to(pairs[..., half : half + 1, :], pairs.shape) for half in (0, 1))
+        value, slope = self._value_and_slope(x.astype(mx.float32))
+        to_pairs = cotangent[..., None, :] * mx.where(mx.arange(2)[:, None] == 0, gated * slope, value)
+        return to_pairs.astype(halves.dtype).reshape(halves.shape)
 
 
 def _by_two_names(x: mx.array) -> tuple[mx.array, mx.array]:

@@ -1,5 +1,7 @@
 """Causal self-attention. MHA is GQA with as many key and value heads as query heads, so one class is both."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -7,6 +9,7 @@ from lmexp.model.band import attend_in_blocks
 from lmexp.model.cache import RowsCache, WindowCache
 from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
+from lmexp.model.joined import apart, joined, joins
 from lmexp.model.mask import as_array, visible_rows
 from lmexp.model.position import DistancePenalty, Rotation
 from lmexp.model.spec import ModelSpec
@@ -46,13 +49,14 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, cache: RowsCache | None) -> mx.array:
         """Attend to this token and those before it; ``x`` and the result: (batch, time, d_model)."""
         position = 0 if cache is None else cache.position
-        queries, keys, values = self._queries_keys_values(x, position)
+        projected = self._projected(x)
+        queries, keys, values = self._queries_keys_values(projected, position)
         if cache is not None:
             keys, values = cache.update(keys, values)
         mixed = self._mix(queries, keys, values, position)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1)
         if self.spec.attention_gate:
-            mixed = mixed * mx.sigmoid(self.gate(x))
+            mixed = mixed * mx.sigmoid(projected[3])
         return self.output(mixed)
 
     def forward_flops(self, context_length: int) -> float:
@@ -60,11 +64,19 @@ class Attention(nn.Module):
         seen = context_length if self.window is None else min(self.window, context_length)
         return 2.0 * matrix_size(self) + 4.0 * seen * self.spec.n_heads * self.spec.head_dim
 
-    def _queries_keys_values(self, x: mx.array, position: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def _projected(self, x: mx.array) -> list[mx.array]:
+        """Return queries, keys, values and, where the spec wants it, the gate; (batch, time, width of all heads)."""
+        maps = [self.query, self.key, self.value]
+        if self.spec.attention_gate:
+            maps.append(self.gate)
+        return apart(joined(x, *maps), *maps) if joins(self, x) else [each(x) for each in maps]
+
+    def _queries_keys_values(
+        self, projected: Sequence[mx.array], position: int | mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
         """Return (batch, heads, time, head_dim) each: normed, then rotated, where the spec says so."""
-        queries = self._heads(self.query(x), self.spec.n_heads)
-        keys = self._heads(self.key(x), self.spec.kv_heads)
-        values = self._heads(self.value(x), self.spec.kv_heads)
+        queries = self._heads(projected[0], self.spec.n_heads)
+        keys, values = (self._heads(each, self.spec.kv_heads) for each in projected[1:3])
         if self.spec.qk_norm:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.spec.position == "rope":

@@ -5,6 +5,7 @@ import mlx.nn as nn
 
 from lmexp.model.activation import ACTIVATIONS, Activation
 from lmexp.model.count import matrix_size
+from lmexp.model.joined import joined, joins
 from lmexp.model.spec import GATED, ModelSpec
 
 
@@ -42,6 +43,8 @@ class GatedFeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (batch, time, d_model) to the same shape, each token by itself."""
+        if joins(self, x):
+            return self.down(self._activation.gate_of_halves(joined(x, self.gate, self.up)))
         return self.down(self._activation.gate(self.gate(x), self.up(x)))
 
     def with_load(self, x: mx.array) -> tuple[mx.array, None]:
