@@ -6,7 +6,6 @@ import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from lmexp import platform
 from lmexp.bench.child import Task
 from lmexp.bench.pace import tokens_per_second
 from lmexp.data import load_dataset
@@ -16,7 +15,6 @@ from lmexp.train.objective import next_token_loss
 
 def bare(task: Task) -> dict[str, float]:
     """Train with AdamW at a constant rate, compiled and in the precision that the config says."""
-    platform.share_products(platform.compute_cores())  # which a bare loop would do: it has one stream only
     config, spec = task.config, task.config.optimizer
     dataset = load_dataset(config.data)
     model, batches = build_model(config, dataset), make_batches(config, dataset)

@@ -45,8 +45,8 @@ def main() -> int:
 
 
 def _measured(message: Mapping[str, Any]) -> dict[str, float]:
-    if message["prepared"]:
-        platform.prepare()
+    if message["product_threads"] is not None:
+        platform.prepare(message["product_threads"])
     config = from_mapping(message["run"], Path()).config
     config = replace(config, seed=config.seed + message["repeat"])
     task = Task(config, message["device"], message["seconds"], message["options"])

@@ -23,7 +23,7 @@ def benchmark(given: Namespace) -> Benchmark:
     run = compose_run(single_overrides(given.overrides))
     data = run.config.data
     title = f"Data: {data.corpus}, {data.tokenizer} tokens, batches of {data.batch_size} x {data.context_length}"
-    launch = Measurement("data:measure", run, given.seconds, {}, prepared=False)
+    launch = Measurement("data:measure", run, given.seconds, {}, product_threads=None)
     return Benchmark(title, [Side(OURS, launch)], _UNITS, run.config.sha256)
 
 

@@ -128,20 +128,21 @@ class Measurement:
         run: the config; the only thing that all sides share.
         seconds: measured time.
         options: what else it reads.
-        prepared: whether lmexp readies the process for MLX; what stands for others' code does without.
+        product_threads: with how many of them lmexp readies the process for MLX (:func:`lmexp.platform.prepare`); None
+            leaves it as it is, for what stands for others' code.
     """
 
     function: str
     run: FrozenRun
     seconds: float
     options: Mapping[str, Any]
-    prepared: bool = True
+    product_threads: int | None = 1
 
     def __call__(self, repeat: int) -> dict[str, float]:
         """Launch the process and return its figures; a repeat is a seed of its own."""
         message = {
             "function": self.function,
-            "prepared": self.prepared,
+            "product_threads": self.product_threads,
             "device": _DEVICES.get(platform.mlx_backend()),
             "run": to_mapping(self.run),
             "repeat": repeat,

@@ -42,11 +42,12 @@ def benchmark(given: Namespace) -> Benchmark:
         _check_torch(config.model)
     measured = {OURS: Measurement("train:ours", run, given.seconds, {})}
     peers = {
-        "bare": {"bare": Measurement("bare:bare", run, given.seconds, {})},
-        "stock": {"stock": Measurement("bare:bare", run, given.seconds, {}, prepared=False)},
+        # A bare loop has one stream, so all cores share each product.
+        "bare": {"bare": Measurement("bare:bare", run, given.seconds, {}, product_threads=threads)},
+        "stock": {"stock": Measurement("bare:bare", run, given.seconds, {}, product_threads=None)},
         "torch": {
             f"torch {name}": Measurement(
-                "torch_loop:train", run, given.seconds, {"compiled": name == "compiled", "threads": threads}, False
+                "torch_loop:train", run, given.seconds, {"compiled": name == "compiled", "threads": threads}, None
             )
             for name in ("eager", "compiled")
         },

@@ -1,6 +1,13 @@
 """Causal attention to a whole text: MLX's fused kernel where there is one, blocks of queries on a CPU."""
 
+import functools
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
 import mlx.core as mx
+
+from lmexp.model.gradient import with_gradient
 
 _BLOCK_QUERIES = 64
 
@@ -24,13 +31,29 @@ def attend_causally(queries: mx.array, keys: mx.array, values: mx.array, scale: 
     """
     if mx.default_device() != mx.cpu:
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask="causal")
-    n_before = keys.shape[2] - queries.shape[2]
-    mixed = []
-    for start in range(0, queries.shape[2], _BLOCK_QUERIES):
-        block = queries[:, :, start : start + _BLOCK_QUERIES]
-        n_seen = n_before + start + block.shape[2]
-        mixed.append(_attend_block(scale * block, keys[:, :, :n_seen], values[:, :, :n_seen]))
-    return mx.concatenate(mixed, axis=2)
+    time, n_before = queries.shape[2], keys.shape[2] - queries.shape[2]
+    cuts = list(range(_BLOCK_QUERIES, time, _BLOCK_QUERIES))
+    ends = [n_before + cut for cut in (*cuts, time)]
+    blocks = zip(mx.split(queries, cuts, axis=2), _prefixes(keys, ends), _prefixes(values, ends), strict=True)
+    return mx.concatenate([_attend_block(scale * block, seen, mixed) for block, seen, mixed in blocks], axis=2)
+
+
+def _prefixes(rows: mx.array, ends: Sequence[int]) -> list[mx.array]:
+    """Return the first rows of (batch, heads, n_rows, width) up to each end, the last of which is n_rows.
+
+    MLX's gradient of each would be as long as ``rows``, filled up with zeros; this adds up what there is, which makes a
+    step of llama_small on 16 x 256 tokens 2% faster.
+    """
+
+    def gradient(_: mx.array, cotangents: Sequence[mx.array], __: Any) -> mx.array:
+        pieces = [
+            functools.reduce(mx.add, (longer[:, :, start:end] for longer in cotangents[index:]))
+            for index, (start, end) in enumerate(pairwise((0, *ends)))
+        ]
+        return mx.concatenate(pieces, axis=2)
+
+    found: list[mx.array] = with_gradient(lambda rows: [rows[:, :, :end] for end in ends], gradient)(rows)
+    return found
 
 
 def _attend_block(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmexp.platform.compiler import has_cpp_compiler
 from lmexp.platform.cores import compute_cores, usable_cores
-from lmexp.platform.start import is_installed, mlx_backend, prepare, share_products
+from lmexp.platform.start import is_installed, mlx_backend, prepare
 
 if TYPE_CHECKING:
     from lmexp.platform.checks import Check, doctor
@@ -33,7 +33,6 @@ __all__ = [
     "print_doctor",
     "probe",
     "reset_peak_memory",
-    "share_products",
     "usable_cores",
 ]
 

@@ -3,8 +3,9 @@
 The CPU wheel of MLX brings the reference BLAS, some 60 times slower than a tuned one. MLX looks the product's name up
 in the global symbol scope first, so whatever stands there when MLX is first imported takes its place.
 
-Candidates, in this order: what the process already shows (``LD_PRELOAD``), what ``LMEXP_BLAS`` names, OpenBLAS or MKL
-of the system, the ``mkl`` wheel, and the OpenBLAS that scipy's own wheel carries under prefixed names.
+Candidates, in this order: what the process already shows (``LD_PRELOAD``), what ``LMEXP_BLAS`` names, the ``mkl`` wheel
+(which nobody installs by accident: 0.9 GB), OpenBLAS or MKL of the system, and the OpenBLAS that scipy's own wheel
+carries under prefixed names.
 """
 
 import ctypes
@@ -100,7 +101,9 @@ def _already_visible() -> Blas | None:
     everything = ctypes.CDLL(None)
     if not hasattr(everything, "cblas_sgemm"):
         return None
-    return Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "", "preloaded")
+    blas = Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "", "preloaded")
+    _multiplies(blas)  # which sets its threads up
+    return blas
 
 
 def _named(path: str) -> Blas:
@@ -132,10 +135,10 @@ def _candidates() -> Iterator[Blas]:
 
 def _places() -> Iterator[tuple[str, str, str]]:
     """Yield (what to load, prefix of its names, origin)."""
-    for name in _SYSTEM_NAMES:
-        yield name, "", "system"
     for path in _mkl_wheel():
         yield str(path), "", "mkl wheel"
+    for name in _SYSTEM_NAMES:
+        yield name, "", "system"
     for path in _scipy_wheel():
         yield str(path), "scipy_", "scipy"
 

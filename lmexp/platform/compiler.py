@@ -66,7 +66,16 @@ def _key() -> str:
     compiler = Path(headers.find_compiler() or os.devnull).resolve()
     stat = compiler.stat()
     version = importlib.metadata.version("mlx")
-    parts = (platform.node(), _processor(), version, compiler, stat.st_size, stat.st_mtime_ns, headers.FLAGS)
+    parts = (
+        platform.node(),
+        _processor(),
+        version,
+        compiler,
+        stat.st_size,
+        stat.st_mtime_ns,
+        headers.FLAGS,
+        headers.SCRIPT,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

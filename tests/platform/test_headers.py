@@ -127,3 +127,30 @@ def test_an_inherited_wrapper_is_not_taken_for_the_compiler(wrapper, monkeypatch
     monkeypatch.setenv("PATH", os.pathsep.join((str(wrapper.parent), os.environ["PATH"])))
     assert shutil.which("g++") == str(wrapper)
     assert headers.find_compiler() == REAL
+
+
+STRIDED = """
+import ctypes
+from pathlib import Path
+from lmexp.platform import prepare
+prepare()
+import mlx.core as mx
+import numpy as np
+big, row, column = (np.random.default_rng(0).normal(size=size).astype(np.float32) for size in {sizes})
+given = [mx.array(big).swapaxes(-1, -2), mx.array(row), mx.array(column)]
+function = lambda big, row, column: mx.exp(big - row) * column
+close = np.allclose(mx.compile(function)(*given), np.exp(big.swapaxes(-1, -2) - row) * column, rtol=1e-5)
+getenv = ctypes.CDLL(None).getenv
+getenv.restype = ctypes.c_char_p
+texts = [path.read_text() for path in Path(getenv(b"TMPDIR").decode()).rglob("*_strided_*.cpp")]
+print(close, [("const int shape[] = {{" in text, text.count("_strides[] = {{")) for text in texts])
+"""
+
+
+@pytest.mark.parametrize(
+    "sizes", [((17, 33), (17,), (33, 1)), ((3, 17, 33), (17,), (3, 33, 1)), ((2, 3, 4, 5), (2, 1, 1, 4), (3, 1, 4))]
+)
+def test_a_strided_kernel_of_mlx_knows_its_strides_and_is_right(run_python, tmp_path, sizes):
+    """Shape and strides are copied into arrays of the kernel's own, for each of its three inputs."""
+    told = run_python(STRIDED.format(sizes=sizes), LMEXP_CACHE=str(tmp_path)).stdout
+    assert told.split(" ", 1) == ["True", "[(True, 3)]\n"]
