@@ -32,6 +32,10 @@ The times in lock.json come from this machine's clock, which proves nothing to o
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a run failed, 2 a mistake of the user's, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and given[:1] in (["run"], ["generate"]):
+        from lmexp import platform
+
+        platform.start_anew()
     take_stops_as_interrupts()
     try:
         return _dispatch(given)

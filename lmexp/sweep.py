@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmexp import results
+from lmexp import platform, results
 from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
 from lmexp.config import ADHOC, FrozenRun, checked_seed, to_mapping
 from lmexp.display import SweepDisplay
@@ -242,6 +242,7 @@ def _start(run: FrozenRun) -> Child:
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
+        env=platform.environment(),
         start_new_session=True,
     )
     message = {"run": to_mapping(run), "folder": str(run.folder)}

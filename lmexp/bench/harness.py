@@ -149,7 +149,9 @@ class Measurement:
             "seconds": self.seconds,
             "options": dict(self.options),
         }
-        output = run_process([sys.executable, "-m", "lmexp.bench.child"], json.dumps(message))
+        is_ours = self.product_threads is not None
+        command = [sys.executable, "-m", "lmexp.bench.child"]
+        output = run_process(command, json.dumps(message), None, **(platform.environment() if is_ours else {}))
         figures: dict[str, float] = json.loads(output.splitlines()[-1])
         return figures
 

@@ -34,6 +34,8 @@ def attend_causally(queries: mx.array, keys: mx.array, values: mx.array, scale: 
     time, n_before = queries.shape[2], keys.shape[2] - queries.shape[2]
     cuts = list(range(_BLOCK_QUERIES, time, _BLOCK_QUERIES))
     ends = [n_before + cut for cut in (*cuts, time)]
+    # Products need rows that lie end to end: better copied once than by each block.
+    keys, values = mx.contiguous(keys), mx.contiguous(values)
     blocks = zip(mx.split(queries, cuts, axis=2), _prefixes(keys, ends), _prefixes(values, ends), strict=True)
     return mx.concatenate([_attend_block(scale * block, seen, mixed) for block, seen, mixed in blocks], axis=2)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmexp.platform.compiler import has_cpp_compiler
 from lmexp.platform.cores import compute_cores, usable_cores
-from lmexp.platform.start import is_installed, mlx_backend, prepare
+from lmexp.platform.start import environment, is_installed, mlx_backend, prepare, start_anew
 
 if TYPE_CHECKING:
     from lmexp.platform.checks import Check, doctor
@@ -24,6 +24,7 @@ __all__ = [
     "compute_streams",
     "device_lock",
     "doctor",
+    "environment",
     "facts",
     "has_cpp_compiler",
     "is_installed",
@@ -33,6 +34,7 @@ __all__ = [
     "print_doctor",
     "probe",
     "reset_peak_memory",
+    "start_anew",
     "usable_cores",
 ]
 

@@ -9,7 +9,7 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 # What would let the machine that runs the tests decide their outcome.
-_FOREIGN = ("LMEXP_", "LD_PRELOAD", "TMPDIR", "CUDA_VISIBLE_DEVICES", "TIKTOKEN_CACHE_DIR")
+_FOREIGN = ("LMEXP_", "GLIBC_TUNABLES", "MKL_", "LD_PRELOAD", "TMPDIR", "CUDA_VISIBLE_DEVICES", "TIKTOKEN_CACHE_DIR")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Which backend MLX will use, told before MLX is imported."""
 
+import os
+
 import pytest
 
 from lmexp.platform import start
@@ -68,3 +70,38 @@ print(os.environ["MLX_BFS_MAX_WIDTH"])
 """
     width = int(run_python(code, LMEXP_BLAS="off").stdout)
     assert width > 10_000 if own is None else width == 7
+
+
+TOLD = "print('begun', flush=True); {}; import os; print(os.environ.get('GLIBC_TUNABLES'))"
+START_ANEW = "from lmexp.platform import start_anew; start_anew()"
+
+
+@pytest.mark.skipif(start.mlx_backend() != "cpu", reason="MLX's CPU wheel on Linux")
+def test_a_command_starts_anew_once_and_asks_glibc_for_huge_pages(run_python):
+    assert run_python(TOLD.format(START_ANEW)).stdout.split() == ["begun", "begun", "glibc.malloc.hugetlb=1"]
+
+
+@pytest.mark.skipif(start.mlx_backend() != "cpu", reason="MLX's CPU wheel on Linux")
+def test_what_the_user_tells_glibc_stands(run_python):
+    told = run_python(TOLD.format(START_ANEW), GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
+    assert told.stdout.split() == ["begun", "glibc.malloc.hugetlb=0"]
+
+
+def test_without_the_cpu_wheel_the_environment_is_as_it_is(monkeypatch):
+    monkeypatch.setattr(start, "is_installed", lambda name: False)
+    assert start.environment() == dict(os.environ)
+
+
+@pytest.mark.skipif(start.mlx_backend() != "cpu", reason="MLX's CPU wheel on Linux")
+@pytest.mark.parametrize("own", [None, "3"])
+def test_mkl_is_told_of_its_threads_while_it_loads_and_nobody_else(monkeypatch, own):
+    """MKL reads the variable in its first product; PyTorch, in a child of this process, would read it too."""
+    seen = []
+    monkeypatch.setattr(start.blas, "preload", lambda: seen.append(os.environ["MKL_NUM_THREADS"]) or "some blas")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("MKL_NUM_THREADS", own)
+    assert start._load_blas(2) == "some blas"
+    start._load_blas(1)
+    assert seen == ["2", "1"]
+    assert os.environ.get("MKL_NUM_THREADS") == own
