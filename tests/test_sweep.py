@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmexp import platform, results
+from lmexp import platform, results, sweep
 from lmexp.compose import value_of
 from lmexp.errors import UserError
 from lmexp.plan import read_plan
@@ -156,6 +156,15 @@ def test_a_single_run_that_is_stopped_keeps_its_rows(plan_folder, small, stop):
     row = results.read_runs(plan_folder / "results" / "adhoc").iloc[0]
     assert row["status"] == "interrupted"
     assert row["steps"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_a_worker_starts_in_the_environment_of_a_process_that_computes(plan_folder, monkeypatch):
+    monkeypatch.setattr(sweep.platform, "environment", lambda: {**os.environ, "FOR_THE_WORKER": "yes"})
+    child = sweep._start(plan_runs("tiny", ["seed=0", "arm=plain"])[0])
+    environment = Path(f"/proc/{child.process.pid}/environ").read_bytes()
+    sweep._end(child)
+    assert b"FOR_THE_WORKER=yes" in environment
 
 
 def test_an_interrupt_ends_the_worker_and_keeps_its_rows(plan_folder):
