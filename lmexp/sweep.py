@@ -19,7 +19,6 @@ from lmexp.evidence import counted_rows
 from lmexp.files import write_text
 from lmexp.lock import read_lock
 from lmexp.plan import Plan, cells, check_measured, confirmation_cells, read_plan
-from lmexp.platform.lock import holder_here
 from lmexp.results import make_writable
 from lmexp.stages import DIVERGED, choose
 from lmexp.streams import stream_seed
@@ -188,7 +187,7 @@ def ensure_done(run: FrozenRun, observe: Callable[[FrozenRun, dict[str, Any]], N
     if run.is_done or _is_settled(run):
         return True
     # A worker would wait for its device too, but loading it would take time from the run that is under way there.
-    holder = "another process" if run.state == "running" else holder_here()
+    holder = "another process" if run.state == "running" else platform.holder_here()
     if holder is not None:
         observe(run, {"phase": f"waiting for {holder}"})
         time.sleep(_POLL_SECONDS)

@@ -10,21 +10,24 @@ from lmexp import platform
 # Widths of the square matrices that are tried, smaller ones on a CPU, where the largest takes a tenth of a second.
 _WIDTHS = {"cpu": (1024, 1536, 2048), "gpu": (4096, 8192, 16384)}
 _FEWEST = 3
-_ALL = 1e18  # operations: worth every stream there is
 
 
 def product_flops_per_second(dtype: mx.Dtype, seconds: float) -> float:
-    """Return the best rate at which large square products of several sizes are computed, one on each stream at a time.
+    """Return the best rate at which large square products of several sizes are computed, one on each core at a time.
+
+    A GPU computes one at a time. A process that was prepared for training keeps each product on one core.
 
     Args:
         dtype: of both factors.
         seconds: to spend on each size, three products at least.
     """
-    return max(_rate(width, dtype, seconds) for width in _WIDTHS[mx.default_device().type.name])
+    device = mx.default_device()
+    n_products = platform.compute_cores() if device == mx.cpu else 1
+    streams = [mx.new_stream(device) for _ in range(n_products)]
+    return max(_rate(width, dtype, seconds, streams) for width in _WIDTHS[device.type.name])
 
 
-def _rate(width: int, dtype: mx.Dtype, seconds: float) -> float:
-    streams = platform.compute_streams(_ALL)
+def _rate(width: int, dtype: mx.Dtype, seconds: float, streams: Sequence[mx.Stream]) -> float:
     keys = mx.random.key(width), mx.random.key(width + 1)
     left, right = (mx.random.normal((width, width), key=key).astype(dtype) for key in keys)
     mx.eval(left, right, _products(left, right, streams))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmexp.platform.checks import Check, doctor
     from lmexp.platform.device import Facts, facts, peak_memory_bytes, reset_peak_memory
     from lmexp.platform.drift import probe
-    from lmexp.platform.lock import device_lock
+    from lmexp.platform.lock import device_lock, holder_here
     from lmexp.platform.show import print_doctor
     from lmexp.platform.streams import compute_streams
 
@@ -27,6 +27,7 @@ __all__ = [
     "environment",
     "facts",
     "has_cpp_compiler",
+    "holder_here",
     "is_installed",
     "mlx_backend",
     "peak_memory_bytes",
@@ -48,6 +49,7 @@ _ROOMS = {
     "reset_peak_memory": "device",
     "probe": "drift",
     "device_lock": "lock",
+    "holder_here": "lock",
     "compute_streams": "streams",
 }
 

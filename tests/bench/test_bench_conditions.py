@@ -25,12 +25,17 @@ def test_what_stands_for_others_starts_in_the_users_own_environment(monkeypatch,
     assert given == ({"threads": None} if threads is None else {"threads": threads, "HUGE": "yes"})
 
 
-def test_the_ceiling_counts_the_products_of_all_streams(monkeypatch):
+def test_the_ceiling_counts_the_products_of_all_streams():
     """Three products one after the other take three times as long as one: the same rate, a factor of 2 for noise."""
     stream = mx.default_stream(mx.default_device())
+    one, three = (ceiling._rate(512, mx.float32, 0.3, [stream] * n_products) for n_products in (1, 3))
+    assert 0.5 < three / one < 2
 
-    def rate(n_streams):
-        monkeypatch.setattr(ceiling.platform, "compute_streams", lambda flops: (stream,) * n_streams)
-        return ceiling._rate(512, mx.float32, 0.3)
 
-    assert 0.5 < rate(3) / rate(1) < 2
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="a GPU computes one product at a time")
+def test_the_ceiling_is_that_of_all_cores_however_few_streams_train(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ceiling.platform, "compute_cores", lambda: 11)  # more than a training step has streams
+    monkeypatch.setattr(ceiling, "_rate", lambda width, dtype, seconds, streams: asked.append(len(set(streams))) or 1.0)
+    assert ceiling.product_flops_per_second(mx.float32, 0.0) == 1.0
+    assert set(asked) == {11}
