@@ -81,6 +81,22 @@ def test_a_library_preloaded_by_the_user_is_used_and_named_even_when_ours_is_off
     assert done.stdout.split() == ["libcounting.so", "(preloaded)", "42.0", "1"]
 
 
+WOKEN = """
+import os
+from lmexp.platform import blas, prepare
+seen, multiplies = [], blas._multiplies
+blas._multiplies = lambda library: seen.append(os.environ.get("MKL_NUM_THREADS")) or multiplies(library)
+prepare(3)
+print(seen, os.environ.get("MKL_NUM_THREADS"))
+"""
+
+
+@needs_compiler
+def test_a_preloaded_library_multiplies_while_it_can_read_how_many_threads_to_use(run_python, counting):
+    told = run_python(WOKEN, LD_PRELOAD=str(counting)).stdout
+    assert told.strip() == "['3'] None"
+
+
 @needs_compiler
 def test_without_a_compiler_a_named_library_is_used_whole(run_python, counting, no_tools, tmp_path):
     done = run_python(COUNT.format(path=str(counting)), LMEXP_BLAS=str(counting), PATH=no_tools)

@@ -56,6 +56,12 @@ def test_a_kernel_is_built_once_and_nothing_is_written_outside_the_cache(run_pyt
     assert not list((tmp_path / "cache").rglob("process-*"))
 
 
+def test_a_kernel_that_was_rewritten_otherwise_is_another_kernel(monkeypatch):
+    ours = compiler._key()
+    monkeypatch.setattr(compiler.headers, "SCRIPT", "another way of rewriting")
+    assert compiler._key() != ours
+
+
 def test_another_processor_never_gets_our_kernels(monkeypatch):
     ours = compiler._key()
     monkeypatch.setattr(compiler, "_processor", lambda: ("flags: another",))
