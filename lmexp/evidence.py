@@ -166,7 +166,8 @@ def with_faults(frame: "pd.DataFrame", lock: Lock | None, root: Path) -> "pd.Dat
     evidence, plan = weigh(lock, read_launched(root)), lock.plan()
     claiming = [run for run in evidence.runs if run.claims]
     faults = {str(run.folder): "; ".join(found) for run, found in evidence.faults.items()}
-    stale = {str(run.folder) for run in claiming if run not in evidence.faults and not follows_now(lock, plan, run)}
+    believed = [run for run in claiming if run not in evidence.faults and run.config]
+    stale = {str(run.folder) for run in believed if not follows_now(lock, plan, run)}
     frame["file_fault"] = [faults.get(folder) for folder in frame["folder"]]
     frame["amended_since"] = [folder in stale for folder in frame["folder"]]
     return frame
@@ -185,8 +186,14 @@ def run_faults(lock: Lock, plan_name: str, run: Launched) -> list[str]:
     if run.row is None:  # killed before it could write one
         return files
     if run.config is None:
-        return [*files, str(run.trouble)]
+        return files if _never_began(run) else [*files, str(run.trouble)]
     return [*files, *_identity_faults(run, run.row, run.config, plan_name), *_lock_faults(lock, run, run.config)]
+
+
+def _never_began(run: Launched) -> bool:
+    """Tell whether a run died before it wrote its config; a config that was taken away later, the marker misses."""
+    has = {name for name in (results.FAILED, results.CONFIG_FILE) if (run.folder / name).exists()}
+    return run.status != OK and has == {results.FAILED}
 
 
 def edited(run: Launched) -> list[str]:

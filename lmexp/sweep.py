@@ -13,7 +13,7 @@ from typing import Any
 
 from lmexp import platform, results
 from lmexp.compose import cell_overrides, compose_run, plain_errors, value_of
-from lmexp.config import ADHOC, FrozenRun, checked_seed, to_mapping
+from lmexp.config import ADHOC, FrozenRun, checked_seed, save, to_mapping
 from lmexp.display import SweepDisplay
 from lmexp.evidence import counted_rows
 from lmexp.files import write_text
@@ -275,6 +275,7 @@ def _record_silent_death(child: Child) -> None:
     code = child.process.returncode
     ending = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
     error = f"the process ended with {ending} before it could write its row"
+    save(child.run)
     write_text(folder / results.ERROR_FILE, said or error)
     results.write_run(folder, {**child.run.config.row(), "status": "failed", "error": error})
     results.finish(folder, results.FAILED)

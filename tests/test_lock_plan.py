@@ -758,6 +758,25 @@ def test_an_attempt_that_was_killed_is_listed_and_no_fault(store):
     assert killed in remarks("tried")
 
 
+def test_an_attempt_whose_process_died_before_it_wrote_its_config_is_listed_and_no_fault(store):
+    folder = store.of("gated", 1)
+    began = {"status": "failed", "error": "the process ended with exit code 1"}
+    row = store.compose("gated", 1).config.row() | began
+    aside = folder / "attempts" / "1"
+    aside.mkdir(parents=True)
+    results.write_run(aside, row)
+    results.finish(aside, results.FAILED)
+    assert faults("tried") == []
+    assert f"{folder.name}/attempts/1 is set aside: it ended as failed ({row['error']})." in remarks("tried")
+
+
+def test_a_config_that_was_taken_from_a_failed_attempt_is_missed(store):
+    folder = failed_attempt(store, "gated", 1)
+    (folder / "attempts" / "1" / "config.yaml").unlink()
+    (fault,) = faults("tried")
+    assert fault.startswith(f"{folder.name}/attempts/1 does not count: config.yaml was edited or lost")
+
+
 def failed_attempt(store, arm, seed):
     """Make the cell's run an attempt that was interrupted and set aside, and run the cell again."""
     shutil.rmtree(store.of(arm, seed), ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from lmexp import platform, results, sweep
 from lmexp.compose import value_of
+from lmexp.config import load
 from lmexp.errors import UserError
 from lmexp.plan import read_plan
 from lmexp.sweep import expand, plan_runs
@@ -140,6 +142,18 @@ def test_a_worker_that_is_killed_is_a_row_that_says_so(plan_folder):
     row = results.read_runs(plan_folder / "results" / "tiny").iloc[0]
     assert row["status"] == "failed"
     assert "SIGKILL" in row["error"]
+
+
+def test_a_worker_that_dies_before_it_begins_leaves_the_config_that_it_was_given(plan_folder, monkeypatch):
+    [run] = plan_runs("tiny", ["arm=plain", "seed=0"])
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    run.folder.mkdir(parents=True)
+    child = sweep._start(run)
+    child.process.wait()
+    sweep._record_silent_death(child)
+    assert results.read_row(run.folder)["status"] == "failed"
+    assert load(run.folder).config == run.config
+    assert results.edited_files(run.folder) == []
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmexp.lock import Lock, cell_key, moment
+from lmexp.lock import Entry, Lock, cell_key, moment
 from lmexp.plan import Plan
 
 Record = dict[Hashable, Any]
@@ -103,14 +103,17 @@ def _population(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -
     if row.get("registered") is True or _text(row.get("file_fault")):
         if fault := _registration_fault(plan, row, lock, faults):
             return f"{NOT_BELIEVED}{fault}"
-        return "follows an earlier entry of the lock, and its cell was amended since" if _is_stale(row) else REGISTERED
+        is_stale = row.get("amended_since") is True or _differs(plan, row, lock.current if lock else None)
+        return "follows an earlier entry of the lock, and its cell was amended since" if is_stale else REGISTERED
     if text := _text(row.get("overrides")):
         return text if text != REGISTERED else f"overrides: {text}"  # no row may name its own population
     return AS_PLANNED if row.get("plan_sha256") == plan.sha256 else "another version of the plan, not registered"
 
 
-def _is_stale(row: Record) -> bool:
-    return row.get("amended_since") is True
+def _differs(plan: Plan, row: Record, entry: Entry | None) -> bool:
+    """Tell whether a run's config is another than an entry promises its cell. Free keys: `lmexp.evidence` can tell."""
+    promised = entry and entry.cells.get(cell_key(str(row["arm"]), int(row["seed"])))
+    return not plan.free and promised not in (None, row["config_sha256"])
 
 
 def _registration_fault(plan: Plan, row: Record, lock: Lock | None, faults: list[str]) -> str | None:
@@ -129,8 +132,7 @@ def _registration_fault(plan: Plan, row: Record, lock: Lock | None, faults: list
         return "nobody can tell whether it started after that entry was written"
     if started < made:
         return "it started before that entry was written"
-    promised = lock.current.cells.get(cell_key(str(row["arm"]), int(row["seed"])))
-    if not plan.free and promised not in (None, row["config_sha256"]):
+    if _differs(plan, row, entry):
         return "its config is not the one that the lock holds"
     return None
 

@@ -61,7 +61,7 @@ def make_lock(plan: Plan, *amendments: tuple[str, int]) -> Lock:
     entries = [replace(first, sha256=LOCK_SHA256)]
     for reason, existed in amendments:
         later = {"kind": "amendment", "at": "2026-11-01T01:00:00+00:00", "reason": reason, "runs_existed": existed}
-        entries.append(sealed(previous=entries[-1].sha256, **later, **shared))
+        entries.append(sealed(previous=entries[-1].sha256, **(shared | later | {"cells": {}})))
     return FixedLock(tuple(entries), plan.path.with_name("lock.json"))
 
 

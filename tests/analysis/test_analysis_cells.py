@@ -182,6 +182,20 @@ class TestPopulations:
         assert [(run.arm, run.seed) for run in accounting.left_out] == [("gqa", 0)]
         assert "its config is not the one that the lock holds" in accounting.left_out[0].rule
 
+    def test_a_run_of_a_cell_that_was_amended_since_is_believed_and_left_out(self):
+        runs, lock = make_runs(PLAN), make_lock(PLAN, ("a better rate", 1))
+        before = runs.query("arm == 'gqa' and seed == 0").assign(run_id="gqa-before", config_sha256="f" * 64)
+        lock.entries[0].cells["gqa seed 0"] = "f" * 64
+        lock.entries[1].cells["gqa seed 0"] = runs.loc[before.index[0], "config_sha256"]
+        runs.loc[before.index, "lock_sha256"] = lock.entries[1].sha256
+        runs.loc[before.index, "started_at"] = "2026-11-01T02:00:00+00:00"
+        before = before.assign(started_at="2026-11-01T00:30:00+00:00")
+        accounting, used = sort(PLAN, pd.concat([before, runs], ignore_index=True), lock)
+        assert used.loc[("gqa", 0), "run_id"] != "gqa-before"
+        assert not accounting.gaps
+        [left] = accounting.left_out
+        assert "follows an earlier entry of the lock, and its cell was amended since" in left.rule
+
     def test_an_edited_chain_registers_nothing(self):
         lock = make_lock(PLAN)
         broken = type(lock).__mro__[1](lock.entries, lock.path)  # a lock that checks its hashes: this one's is made up
