@@ -11,6 +11,7 @@ from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
 from lmexp.model.joined import apart, joined, joins
 from lmexp.model.mask import as_array, visible_rows
+from lmexp.model.norm import RMSNorm
 from lmexp.model.position import DistancePenalty, Rotation
 from lmexp.model.spec import ModelSpec
 
@@ -32,8 +33,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
         self.value = nn.Linear(spec.d_model, kv_width, bias=spec.bias)
         if spec.qk_norm:
-            self.query_norm = nn.RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
-            self.key_norm = nn.RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
+            self.query_norm = RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
+            self.key_norm = RMSNorm(spec.head_dim, eps=spec.norm_epsilon)
         if spec.position == "rope":
             self.rotation = Rotation(round(spec.head_dim * spec.rope.share), spec.rope, local=window is not None)
         if spec.position == "alibi":

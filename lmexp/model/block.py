@@ -11,6 +11,7 @@ from lmexp.model.cache import Cache
 from lmexp.model.delta import DeltaNet
 from lmexp.model.experts import make_feedforward
 from lmexp.model.latent import LatentAttention
+from lmexp.model.norm import LayerNorm, RMSNorm
 from lmexp.model.spec import ModelSpec
 
 
@@ -39,10 +40,10 @@ def make_mixer(spec: ModelSpec, index: int) -> Mixer:
 
 
 def make_norm(spec: ModelSpec) -> nn.Module:
-    """Build a norm over d_model; MLX computes both kinds in float32 whatever the dtype."""
+    """Build a norm over d_model; both kinds are computed in float32 whatever the dtype."""
     if spec.norm == "rmsnorm":
-        return nn.RMSNorm(spec.d_model, eps=spec.norm_epsilon)
-    return nn.LayerNorm(spec.d_model, eps=spec.norm_epsilon, bias=spec.bias)
+        return RMSNorm(spec.d_model, eps=spec.norm_epsilon)
+    return LayerNorm(spec.d_model, eps=spec.norm_epsilon, bias=spec.bias)
 
 
 class Block(nn.Module):

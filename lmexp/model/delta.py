@@ -11,6 +11,7 @@ from lmexp.model.activation import silu
 from lmexp.model.cache import RecurrentCache
 from lmexp.model.count import matrix_size
 from lmexp.model.delta_rule import RuleInputs, apply_rule, rule_flops
+from lmexp.model.norm import RMSNorm
 from lmexp.model.spec import ModelSpec
 
 _LENGTH_EPSILON = 1e-6  # added to the squared length of a query or key before it is divided by its length
@@ -37,7 +38,7 @@ class DeltaNet(nn.Module):
         self.log_rate = mx.zeros(self.value_heads)
         # Of queries, keys and values, in the layout of MLX. No matrix: Muon leaves it to Adam.
         self.convolution = mx.zeros((2 * keys + values, spec.delta.convolution_width, 1))
-        self.head_norm = nn.RMSNorm(self.value_width, eps=spec.norm_epsilon)
+        self.head_norm = RMSNorm(self.value_width, eps=spec.norm_epsilon)
         self.output = nn.Linear(values, spec.d_model, bias=spec.bias)
 
     def make_cache(self, capacity: int) -> RecurrentCache:

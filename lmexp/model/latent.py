@@ -10,6 +10,7 @@ from lmexp.model.cache import RowsCache
 from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
 from lmexp.model.mask import visible_rows
+from lmexp.model.norm import RMSNorm
 from lmexp.model.position import Rotation
 from lmexp.model.spec import ModelSpec
 
@@ -42,10 +43,10 @@ class LatentAttention(nn.Module):
             self.query = nn.Linear(spec.d_model, query_width, bias=spec.bias)
         else:
             self.query_down = nn.Linear(spec.d_model, latent.query_rank, bias=spec.bias)
-            self.query_norm = nn.RMSNorm(latent.query_rank, eps=spec.norm_epsilon)
+            self.query_norm = RMSNorm(latent.query_rank, eps=spec.norm_epsilon)
             self.query_up = nn.Linear(latent.query_rank, query_width, bias=False)
         self.latent_down = nn.Linear(spec.d_model, latent.kv_rank + latent.rope_width, bias=spec.bias)
-        self.latent_norm = nn.RMSNorm(latent.kv_rank, eps=spec.norm_epsilon)
+        self.latent_norm = RMSNorm(latent.kv_rank, eps=spec.norm_epsilon)
         self.key_up = nn.Linear(latent.kv_rank, heads * spec.head_dim, bias=False)
         self.value_up = nn.Linear(latent.kv_rank, heads * self.value_width, bias=False)
         self.output = nn.Linear(heads * self.value_width, spec.d_model, bias=spec.bias)
