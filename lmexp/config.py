@@ -75,11 +75,6 @@ class RunConfig:
                 f"optimizer.micro_batches={self.optimizer.micro_batches} does not divide "
                 f"data.batch_size={self.data.batch_size}; choose a divisor."
             )
-        if self.train.checkpoint and self.model.dropout:
-            raise UserError(
-                "train.checkpoint=true computes every layer twice, and the second time "
-                f"model.dropout={self.model.dropout} would draw other masks; choose one of the two."
-            )
         if self.decode.n_tokens is not None and self.decode.n_tokens > self.data.context_length:
             raise UserError(
                 f"decode.n_tokens={self.decode.n_tokens} is more than the model sees at once: "

@@ -45,9 +45,9 @@ def without_timing(row):
 def test_a_run_that_checkpoints_computes_every_layer_again(small, monkeypatch):
     recomputed = []
 
-    def noted(layer, x):
+    def noted(layer, x, keys):
         recomputed.append(layer)
-        return layer.with_load(x, None)
+        return layer.with_load(x, None, keys)
 
     monkeypatch.setattr(language_model, "recomputed", noted)
     config = compose_run([*small, "train.checkpoint=true"]).config

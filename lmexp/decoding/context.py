@@ -1,7 +1,6 @@
 """What a model has read of some texts, and what it expects next. Knows no architecture, only the caches' protocol."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -109,18 +108,17 @@ class Context:
 
 
 def read(model: LanguageModel, caches: Sequence[Cache], tokens: mx.array, n_last: int = 1) -> mx.array:
-    """Read tokens (rows, time) after those that the caches hold, in chunks, without dropout.
+    """Read tokens (rows, time) after those that the caches hold, in chunks.
 
     Returns:
         (rows, n_last, vocab_size): the logits that follow each of the last ``n_last`` tokens.
     """
     hidden = []
-    with _evaluation_mode(model):
-        for start in range(0, tokens.shape[1], _CHUNK_TOKENS):
-            if start:  # the memory of one chunk, not of all
-                mx.eval([array for cache in caches for array in cache.arrays()])
-            hidden.append(model.hidden(tokens[:, start : start + _CHUNK_TOKENS], caches))
-        logits = model.logits(mx.concatenate(hidden, axis=1)[:, -n_last:])
+    for start in range(0, tokens.shape[1], _CHUNK_TOKENS):
+        if start:  # the memory of one chunk, not of all
+            mx.eval([array for cache in caches for array in cache.arrays()])
+        hidden.append(model.hidden(tokens[:, start : start + _CHUNK_TOKENS], caches))
+    logits = model.logits(mx.concatenate(hidden, axis=1)[:, -n_last:])
     return logits[..., : model.vocab_size]
 
 
@@ -157,16 +155,3 @@ def _take(caches: Sequence[Cache], rows: Sequence[int]) -> None:
     chosen = mx.array(list(rows), dtype=mx.int32)
     for cache in caches:
         cache.take(chosen)
-
-
-@contextmanager
-def _evaluation_mode(model: LanguageModel) -> Iterator[None]:
-    """Switch dropout off for one step only, so that a half-read generator leaves the model as it was."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()

@@ -44,7 +44,7 @@ class Decoder:
     prompt that is given more than once is read once. What a row says depends on its prompt and its key alone.
 
     Args:
-        model: whose vocabulary the tokens belong to. Dropout is off in either of its modes.
+        model: whose vocabulary the tokens belong to.
         prompts: at least one token each; only the last ``context_length`` are read.
         n_tokens: how many each row gets, unless ``finish`` is told of it.
         sampling: how tokens are drawn.

@@ -121,7 +121,7 @@ def beam_search(
     early once no text still open can overtake.
 
     Args:
-        model: in either mode; dropout is off.
+        model: whose vocabulary the tokens belong to.
         prompt: at least one token.
         n_tokens: at most so many are added.
         n_beams: texts kept.

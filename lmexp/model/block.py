@@ -9,6 +9,7 @@ import mlx.nn as nn
 from lmexp.model.attention import Attention
 from lmexp.model.cache import Cache
 from lmexp.model.delta import DeltaNet
+from lmexp.model.dropout import dropped
 from lmexp.model.experts import make_feedforward
 from lmexp.model.latent import LatentAttention
 from lmexp.model.norm import LayerNorm, RMSNorm
@@ -59,18 +60,26 @@ class Block(nn.Module):
         if self.norms_output:
             self.mixer_output_norm = make_norm(spec)
             self.feedforward_output_norm = make_norm(spec)
-        self.dropout = nn.Dropout(spec.dropout)
+        self._dropout = spec.dropout
 
     def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
         """Map the residual stream (batch, time, d_model) to itself."""
-        return self.with_load(x, cache)[0]
+        return self.with_load(x, cache, None)[0]
 
-    def with_load(self, x: mx.array, cache: Cache | None) -> tuple[mx.array, mx.array | None]:
-        """Return the residual stream, and how many tokens each expert got: (n_experts,) int32, None without experts."""
+    def with_load(self, x: mx.array, cache: Cache | None, keys: mx.array | None) -> tuple[mx.array, mx.array | None]:
+        """Return the residual stream, and how many tokens each expert got: (n_experts,) int32, None without experts.
+
+        Args:
+            x: (batch, time, d_model).
+            cache: of the tokens before them; None: there are none.
+            keys: of dropout, (batch, 2, 2): on the mixer's branch, then the feed-forward's; None: nothing is dropped.
+        """
+        of_mixer, of_feedforward = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
         mixed = self.mixer(self.mixer_norm(x), cache)
-        x = x + self.dropout(self.mixer_output_norm(mixed) if self.norms_output else mixed)
+        x = x + dropped(self.mixer_output_norm(mixed) if self.norms_output else mixed, self._dropout, of_mixer)
         fed, load = self.feedforward.with_load(self.feedforward_norm(x))
-        return x + self.dropout(self.feedforward_output_norm(fed) if self.norms_output else fed), load
+        fed = self.feedforward_output_norm(fed) if self.norms_output else fed
+        return x + dropped(fed, self._dropout, of_feedforward), load
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""

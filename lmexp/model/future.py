@@ -24,15 +24,16 @@ class FutureModule(nn.Module):
         self.block = Block(spec, spec.n_layers - 1)
         self.final_norm = make_norm(spec)
 
-    def __call__(self, hidden: mx.array, embedded: mx.array) -> tuple[mx.array, mx.array | None]:
+    def __call__(self, hidden: mx.array, embedded: mx.array, keys: mx.array | None) -> tuple[mx.array, mx.array | None]:
         """Return the states one depth further, as the head reads them, and the load of the block's experts.
 
         Args:
             hidden: (batch, time, d_model) of the depth before.
             embedded: (batch, time, d_model); at position t the token after those that ``hidden`` knows at t.
+            keys: of the block's dropout, (batch, 2, 2); None: nothing is dropped.
         """
         both = mx.concatenate([self.hidden_norm(hidden), self.embedding_norm(embedded)], axis=-1)
-        x, load = self.block.with_load(self.combine(both), None)
+        x, load = self.block.with_load(self.combine(both), None, keys)
         return self.final_norm(x), load
 
     def forward_flops(self, context_length: int) -> float:

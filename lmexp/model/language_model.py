@@ -11,6 +11,7 @@ from lmexp.errors import UserError
 from lmexp.model.block import Block, make_norm
 from lmexp.model.cache import Cache
 from lmexp.model.count import n_trained
+from lmexp.model.dropout import dropped
 from lmexp.model.experts import Experts
 from lmexp.model.future import FutureModule
 from lmexp.model.likelihood import mean_nats
@@ -26,11 +27,9 @@ class LanguageModel(nn.Module):
     """Predict the next token at every position.
 
     It computes in whatever float dtype its parameters have and returns logits of that dtype; softmax and norms are
-    float32 inside. Dropout is on in training mode (``model.train()``) and draws from MLX's global random state, which
-    the trainer owns; in evaluation mode (``model.eval()``) nothing is random.
+    float32 inside. Nothing is random: values are dropped only where keys are given, and the keys say which.
 
-    Building a model draws placeholder weights lazily (never computed if ``initialise`` follows); seed the global state
-    after building.
+    Building a model draws placeholder weights lazily (never computed if ``initialise`` follows).
     """
 
     def __init__(self, spec: ModelSpec, vocab_size: int, padded_vocab_size: int, context_length: int):
@@ -40,7 +39,6 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(padded_vocab_size, spec.d_model)
         if spec.position in ADDED_POSITIONS:  # the others live in the attention
             self.position = _make_position(spec, context_length)
-        self.dropout = nn.Dropout(spec.dropout)
         self.layers = [Block(spec, index) for index in range(spec.n_layers)]
         self.final_norm = make_norm(spec)
         if not spec.tie_embeddings:
@@ -72,23 +70,31 @@ class LanguageModel(nn.Module):
         return self.hidden_and_loads(tokens, caches)[0]
 
     def hidden_and_loads(
-        self, tokens: mx.array, caches: Sequence[Cache] | None = None, checkpoint: bool = False
+        self,
+        tokens: mx.array,
+        caches: Sequence[Cache] | None = None,
+        keys: mx.array | None = None,
+        checkpoint: bool = False,
     ) -> tuple[mx.array, list[mx.array]]:
         """Return ``hidden``, and of each layer with experts how many tokens each of them got: (n_experts,) int32.
 
-        With ``checkpoint``, and no caches, the gradient computes every layer again (`recomputed`).
+        With ``keys`` (`dropout_keys` for ``n_dropouts`` places) values are dropped. With ``checkpoint``, and no caches,
+        the gradient computes every layer again (`recomputed`).
         """
         position = caches[0].position if caches else 0
         if isinstance(position, int) and position + tokens.shape[1] > self.context_length:
             raise ValueError(f"{tokens.shape[1]} tokens after {position} exceed a context of {self.context_length}")
-        x = self._embed(tokens, position)
+        x = self._embed(tokens, position, _places(keys, 0))
         loads = []
-        for layer, cache in zip(self.layers, caches or repeat(None, len(self.layers)), strict=True):
-            x, load = recomputed(layer, x) if checkpoint else layer.with_load(x, cache)
+        for index, (layer, cache) in enumerate(zip(self.layers, caches or repeat(None, len(self.layers)), strict=True)):
+            of_layer = _places(keys, 1 + 2 * index, 2)
+            x, load = recomputed(layer, x, of_layer) if checkpoint else layer.with_load(x, cache, of_layer)
             loads.append(load)
         return self.final_norm(x), _known(loads)
 
-    def future_hidden(self, hidden: mx.array, tokens: mx.array) -> tuple[list[mx.array], list[mx.array]]:
+    def future_hidden(
+        self, hidden: mx.array, tokens: mx.array, keys: mx.array | None = None
+    ) -> tuple[list[mx.array], list[mx.array]]:
         """Return what predicts tokens beyond the next, where the spec has ``future_tokens``, and loads as above.
 
         Position t at depth k (from 1) has read the tokens up to t + k, and predicts the one at t + k + 1.
@@ -96,13 +102,16 @@ class LanguageModel(nn.Module):
         Args:
             hidden: (batch, time, d_model), from these tokens.
             tokens: (batch, time), the whole text from its first token on.
+            keys: those that the states were made with.
 
         Returns:
             For each depth k (batch, time - k, d_model), which ``logits`` reads; the loads of the modules' experts.
         """
         futures, loads = [], []
         for depth, module in enumerate(self.future, start=1):
-            hidden, load = module(hidden[:, :-1], self._embed(tokens[:, depth:], depth))
+            place = 1 + 2 * len(self.layers) + 3 * (depth - 1)
+            embedded = self._embed(tokens[:, depth:], depth, _places(keys, place))
+            hidden, load = module(hidden[:, :-1], embedded, _places(keys, place + 1, 2))
             futures.append(hidden)
             loads.append(load)
         return futures, _known(loads)
@@ -131,6 +140,11 @@ class LanguageModel(nn.Module):
         """
         for experts, tokens in zip(self._mixtures, expert_tokens, strict=True):
             experts.router.even(tokens)
+
+    @property
+    def n_dropouts(self) -> int:
+        """Places where values are dropped: the embedding and two branches a layer; the same for each further token."""
+        return 1 + 2 * len(self.layers) + 3 * len(self._futures)
 
     @property
     def n_params(self) -> int:
@@ -188,7 +202,7 @@ class LanguageModel(nn.Module):
         blocks = [*self.layers, *(module.block for module in self._futures)]
         return [block.feedforward for block in blocks if isinstance(block.feedforward, Experts)]
 
-    def _embed(self, tokens: mx.array, position: int | mx.array) -> mx.array:
+    def _embed(self, tokens: mx.array, position: int | mx.array, keys: mx.array | None) -> mx.array:
         weight = self.embedding.weight
         # The gradient adds up all uses of a token. In bfloat16 such a sum stops growing at 256 terms; in float32 it is
         # exact enough, and where weights are float32 already the casts are nothing.
@@ -197,7 +211,14 @@ class LanguageModel(nn.Module):
             x = x * math.sqrt(self.spec.d_model)
         if self.spec.position in ADDED_POSITIONS:
             x = self.position(x, position)
-        return self.dropout(x)
+        return dropped(x, self.spec.dropout, keys)
+
+
+def _places(keys: mx.array | None, first: int, count: int | None = None) -> mx.array | None:
+    """Return the keys of ``count`` places, (batch, count, 2), or of one, (batch, 2)."""
+    if keys is None:
+        return None
+    return keys[:, first] if count is None else keys[:, first : first + count]
 
 
 def _make_position(spec: ModelSpec, context_length: int) -> nn.Module:

@@ -9,14 +9,15 @@ from lmexp.model.block import Block
 from lmexp.model.gradient import with_gradient
 
 
-def recomputed(layer: Block, x: mx.array) -> tuple[mx.array, mx.array | None]:
-    """Return ``layer.with_load(x, None)``; of all that it computes, only ``x`` is kept for the gradient.
+def recomputed(layer: Block, x: mx.array, keys: mx.array | None) -> tuple[mx.array, mx.array | None]:
+    """Return ``layer.with_load(x, None, keys)``; of all that it computes, only ``x`` is kept for the gradient.
 
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 4.1.
 
     Args:
-        layer: without dropout, which would draw other masks the second time.
+        layer: in training mode.
         x: the residual stream, (batch, time, d_model).
+        keys: of dropout, (batch, 2, 2): the masks are drawn again as well, and are the same; None: nothing is dropped.
     """
     given = cast(list[tuple[str, mx.array]], tree_flatten(layer.trainable_parameters()))
     names = [name for name, _ in given]
@@ -24,7 +25,7 @@ def recomputed(layer: Block, x: mx.array) -> tuple[mx.array, mx.array | None]:
     def with_load(x: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array | None]:
         layer.update(tree_unflatten(list(zip(names, weights, strict=True))))
         try:
-            return layer.with_load(x, None)
+            return layer.with_load(x, None, keys)
         finally:
             layer.update(tree_unflatten(given))
 

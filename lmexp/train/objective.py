@@ -10,12 +10,17 @@ from lmexp.model.language_model import LanguageModel
 # Measured on one batch: ``loss_nats``, a mean over its tokens; for a mixture of experts also ``expert_tokens``,
 # (routed layers, n_experts) int32, how many tokens each expert got.
 Measured = dict[str, mx.array]
-# (model, inputs, targets) -> what a step lowers, a scalar, and what was measured. It changes nothing in the model.
-Objective = Callable[[LanguageModel, mx.array, mx.array], tuple[mx.array, Measured]]
+# (model, inputs, targets, keys of dropout) -> what a step lowers, a scalar, and what was measured. It changes nothing
+# in the model.
+Objective = Callable[[LanguageModel, mx.array, mx.array, mx.array | None], tuple[mx.array, Measured]]
 
 
 def next_token_loss(
-    model: LanguageModel, inputs: mx.array, targets: mx.array, checkpoint: bool = False
+    model: LanguageModel,
+    inputs: mx.array,
+    targets: mx.array,
+    keys: mx.array | None = None,
+    checkpoint: bool = False,
 ) -> tuple[mx.array, Measured]:
     """Return the mean cost of the targets in nats per token; where the model has them, further tokens' beside it.
 
@@ -24,12 +29,13 @@ def next_token_loss(
     Args:
         model: in training mode.
         inputs, targets: (batch, time).
+        keys: of dropout, (batch, places, 2); None: nothing is dropped.
         checkpoint: keep each layer's input only, and compute the layer again for the gradient.
     """
-    hidden, loads = model.hidden_and_loads(inputs, checkpoint=checkpoint)
+    hidden, loads = model.hidden_and_loads(inputs, keys=keys, checkpoint=checkpoint)
     loss = next_nats = model.mean_nats(hidden, targets)
     if model.spec.future_tokens:
-        futures, more_loads = model.future_hidden(hidden, inputs)
+        futures, more_loads = model.future_hidden(hidden, inputs, keys)
         further = list(_further_nats(model, futures, targets))
         loss, loads = loss + model.spec.future_weight * sum(further) / len(further), loads + more_loads
     measured = {"loss_nats": next_nats}
@@ -39,16 +45,18 @@ def next_token_loss(
 def over_streams(objective: Objective, streams: Sequence[mx.Stream]) -> Objective:
     """Return the same objective, computed for equal parts of the batch on streams of their own.
 
-    As many streams are used as divide the batch. A model with dropout is left whole: its masks are drawn for the batch,
-    and what a seed means must not depend on how many cores there are.
+    As many streams are used as divide the batch. What an example's masks are depends on its own keys, not on how many
+    streams there are.
     """
 
-    def split(model: LanguageModel, inputs: mx.array, targets: mx.array) -> tuple[mx.array, Measured]:
+    def split(
+        model: LanguageModel, inputs: mx.array, targets: mx.array, keys: mx.array | None
+    ) -> tuple[mx.array, Measured]:
         n_parts = max(count for count in range(1, len(streams) + 1) if inputs.shape[0] % count == 0)
-        if n_parts == 1 or model.spec.dropout:
-            return objective(model, inputs, targets)
+        if n_parts == 1:
+            return objective(model, inputs, targets, keys)
         losses, measured = [], []
-        parts = zip(streams[:n_parts], mx.split(inputs, n_parts), mx.split(targets, n_parts), strict=True)
+        parts = zip(streams[:n_parts], *(split_batch(each, n_parts) for each in (inputs, targets, keys)), strict=True)
         for stream, *part in parts:
             with mx.stream(stream):
                 loss, of_part = objective(model, *part)
@@ -57,6 +65,11 @@ def over_streams(objective: Objective, streams: Sequence[mx.Stream]) -> Objectiv
         return mx.stack(losses).mean(), put_together(measured)
 
     return split
+
+
+def split_batch(array: mx.array | None, n_parts: int) -> list[mx.array] | list[None]:
+    """Cut (batch, ...) into equal parts of the batch; None into as many."""
+    return [None] * n_parts if array is None else list(mx.split(array, n_parts))
 
 
 def put_together(measured: Sequence[Measured]) -> Measured:

@@ -67,7 +67,7 @@ class TrainSpec:
 
     Attributes:
         checkpoint: keep only each layer's input for the backward pass, and compute the layer again there: less memory,
-            a fifth to two fifths more time on a CPU, the same gradient. Not with dropout.
+            a fifth to two fifths more time on a CPU, the same gradient.
     """
 
     checkpoint: bool

@@ -11,10 +11,11 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map, tree_reduce
 
+from lmexp.model.dropout import dropout_keys
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
 from lmexp.train.masters import make_masters
-from lmexp.train.objective import Measured, Objective, load_max_over_mean, over_streams, put_together
+from lmexp.train.objective import Measured, Objective, load_max_over_mean, over_streams, put_together, split_batch
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
 
@@ -49,9 +50,9 @@ class Stepper:
     A batch is computed in as many parts as there are streams, and the weights are updated in as many shares, each on a
     stream of its own: see `lmexp.platform.streams`.
 
-    A compiled step names all the state it reads or writes: weights, optimizer state, and the random state of dropout,
-    which is seeded anew for every step, so that the masks of step k depend on the seed and on k alone. The learning
-    rate is an argument, so that a new rate neither recompiles nor waits.
+    A compiled step names all the state it reads or writes: weights and optimizer state. Dropout's masks follow from
+    keys that depend on the seed, the step and the example alone. The learning rate is an argument, so that a new rate
+    neither recompiles nor waits.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Stepper:
         self.masters = make_masters(model, spec.name, len(streams))
         self.optimizers = [_optimizer_of(share, spec) for share in self.masters.shares()]
         states = [optimizer.state for optimizer in self.optimizers]
-        self._state = [model.state, self.masters.state, states, mx.random.state]
+        self._state = [model.state, self.masters.state, states]
         wrap: Any = (
             partial(mx.compile, inputs=self._state, outputs=self._state) if compiled else lambda function: function
         )
@@ -80,44 +81,49 @@ class Stepper:
 
     def step(self, index: int, batch: Batch, lr: float) -> StepResult:
         """Hand optimizer step ``index`` to the device and return without waiting for it."""
-        mx.random.seed(stream_seed(self.seed, "dropout", index))
         inputs, targets, rate = mx.array(batch.inputs), mx.array(batch.targets), mx.array(lr)
+        keys = self._keys(index, len(batch.inputs))
         if self.spec.micro_batches == 1:
-            result = self._whole(inputs, targets, rate)
+            result = self._whole(inputs, targets, keys, rate)
         else:
-            result = self._step_in_pieces(inputs, targets, rate)
+            result = self._step_in_pieces(inputs, targets, keys, rate)
         mx.async_eval(result, self._state)
         return StepResult(**result)
 
-    def _whole_step(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
-        measured, gradient = self._gradient(inputs, targets)
+    def _keys(self, index: int, batch_size: int) -> mx.array | None:
+        if not self.model.spec.dropout:
+            return None
+        return dropout_keys(stream_seed(self.seed, "dropout", index), batch_size, self.model.n_dropouts)
+
+    def _whole_step(self, inputs: mx.array, targets: mx.array, keys: mx.array | None, lr: mx.array) -> Measured:
+        measured, gradient = self._gradient(inputs, targets, keys)
         return self._apply_gradient(gradient, measured, lr)
 
-    def _step_in_pieces(self, inputs: mx.array, targets: mx.array, lr: mx.array) -> Measured:
+    def _step_in_pieces(self, inputs: mx.array, targets: mx.array, keys: mx.array | None, lr: mx.array) -> Measured:
         """Accumulate piece by piece; each piece is evaluated before the next, so that memory stays flat."""
         total = tree_map(mx.zeros_like, self.masters.shares())
         measured = []
-        for piece_in, piece_out in zip(self._pieces(inputs), self._pieces(targets), strict=True):
-            of_piece, total = self._accumulate(total, piece_in, piece_out)
+        pieces = (split_batch(array, self.spec.micro_batches) for array in (inputs, targets, keys))
+        for piece in zip(*pieces, strict=True):
+            of_piece, total = self._accumulate(total, *piece)
             mx.eval(of_piece, total)
             measured.append(of_piece)
         return self._apply(total, put_together(measured), lr)
 
-    def _pieces(self, tokens: mx.array) -> Sequence[mx.array]:
-        return list(mx.split(tokens, self.spec.micro_batches, axis=0))
-
-    def _accumulate_gradient(self, total: Any, inputs: mx.array, targets: mx.array) -> tuple[Measured, Any]:
+    def _accumulate_gradient(
+        self, total: Any, inputs: mx.array, targets: mx.array, keys: mx.array | None
+    ) -> tuple[Measured, Any]:
         share = 1 / self.spec.micro_batches
-        measured, gradient = self._gradient(inputs, targets)
+        measured, gradient = self._gradient(inputs, targets, keys)
         return measured, tree_map(lambda sum_, piece: sum_ + share * piece, total, gradient)
 
-    def _gradient(self, inputs: mx.array, targets: mx.array) -> tuple[Measured, Any]:
+    def _gradient(self, inputs: mx.array, targets: mx.array, keys: mx.array | None) -> tuple[Measured, Any]:
         """Return what was measured, and the objective's gradient: in the masters' layout, in float32."""
         before = self.model.trainable_parameters()
 
         def loss_of(weights: Any) -> tuple[mx.array, Measured]:
             self.model.update(weights)
-            return self.objective(self.model, inputs, targets)
+            return self.objective(self.model, inputs, targets, keys)
 
         (_, measured), gradient = mx.value_and_grad(loss_of)(self.masters.weights(self.compute_dtype))
         self.model.update(before)

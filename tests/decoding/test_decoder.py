@@ -1,7 +1,6 @@
 """Laws of decoding: the right text, whatever stands beside it in the batch; the right context; no hidden chance."""
 
 from dataclasses import replace
-from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -160,15 +159,6 @@ def test_the_key_is_the_only_chance():
     texts = [decode(model, [[1, 2]], 30, Sampling(1.0, top_k=10), row_keys(seed, 1)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     np.testing.assert_array_equal(np.array(mx.random.state[0]), before)
-
-
-def test_a_half_read_text_leaves_the_model_in_its_mode():
-    model = make_model(replace(GPT, dropout=0.5))
-    for training in (True, False):
-        model.train(training)
-        for _ in islice(Decoder(model, [[1]], 10, Sampling(1.0), KEYS), 3):
-            assert model.training is training
-            assert model.layers[0].dropout.training is training
 
 
 def test_tokens_stream():

@@ -153,47 +153,6 @@ def test_grouped_heads_equal_full_heads_with_repeated_weights(position):
     np.testing.assert_allclose(full(tokens)[..., :VOCAB], grouped(tokens)[..., :VOCAB], atol=FLOAT32)
 
 
-def test_dropout_is_off_in_evaluation_and_on_in_training():
-    model, tokens = make_model(replace(GPT, dropout=0.3)), mx.array(some_tokens())
-    without = make_model(GPT)(tokens)
-    assert mx.array_equal(model(tokens), without)
-    assert mx.array_equal(model(tokens), model(tokens))
-    model.train()
-    assert not mx.array_equal(model(tokens), model(tokens))
-    model.eval()
-    assert mx.array_equal(model(tokens), without)
-
-
-def test_dropout_acts_after_the_embedding_and_on_both_branches():
-    """With dropout near 1 every branch is silent: the logits are those of a zero residual stream."""
-    model = make_model(replace(GPT, dropout=1 - 1e-7, position="rope"))
-    model.train()
-    silent = model.logits(model.final_norm(mx.zeros((1, 1, GPT.d_model))))
-    tokens = mx.array(some_tokens())
-    np.testing.assert_allclose(model(tokens), mx.broadcast_to(silent, (BATCH, TIME, PADDED)), atol=FLOAT32)
-
-
-def test_dropout_follows_the_random_state():
-    model, tokens = make_model(replace(GPT, dropout=0.3)), mx.array(some_tokens())
-    model.train()
-    results = []
-    for seed in (1, 1, 2):
-        mx.random.seed(seed)
-        results.append(model(tokens))
-    assert mx.array_equal(results[0], results[1])
-    assert not mx.array_equal(results[0], results[2])
-
-
-def test_dropout_keeps_the_mean():
-    """Kept values grow by 1 / (1 - dropout): the mean of 4,000 draws is the plain value within five standard errors."""
-    model = make_model(replace(LLAMA, dropout=0.3))
-    dropped = model.dropout(mx.ones((4000, GPT.d_model)))
-    model.train()
-    dropped = np.array(model.dropout(mx.ones((4000, GPT.d_model))))
-    standard_error = np.sqrt(0.3 / 0.7 / dropped.size)
-    assert abs(dropped.mean() - 1) < 5 * standard_error
-
-
 @pytest.mark.parametrize("cap", [None, 5.0])
 @both_families
 def test_padding_is_masked_in_every_dtype(spec, cap):

@@ -8,6 +8,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny_specs import LAWFUL, LLAMA
 
+from lmexp.model.dropout import dropout_keys
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.objective import next_token_loss
@@ -22,14 +23,15 @@ def made_model(spec, context=TIME):
 
 
 def gradient_of(model, checkpoint, compiled=False):
-    """Return the loss, what was measured, and the gradient."""
+    """Return the loss, what was measured, and the gradient, with the masks of one step."""
+    keys = dropout_keys(5, BATCH, model.n_dropouts)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, TIME + 1)).astype(np.int32)
     inputs, targets = mx.array(tokens[:, :-1]), mx.array(tokens[:, 1:])
     before = model.trainable_parameters()
 
     def loss_of(weights):
         model.update(weights)
-        return next_token_loss(model, inputs, targets, checkpoint)
+        return next_token_loss(model, inputs, targets, keys, checkpoint)
 
     def step(weights):
         return mx.value_and_grad(loss_of)(weights)
@@ -50,9 +52,10 @@ def assert_same(one, other):
         np.testing.assert_allclose(other, mine, atol=1e-6, rtol=1e-4, err_msg=path)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("name", LAWFUL)
-def test_the_gradient_is_the_same(name):
-    model = made_model(LAWFUL[name])
+def test_the_gradient_is_the_same(name, dropout):
+    model = made_model(replace(LAWFUL[name], dropout=dropout))
     assert_same(gradient_of(model, False), gradient_of(model, True))
 
 
@@ -73,7 +76,7 @@ def test_memory_grows_by_a_layers_input_and_not_by_what_is_inside(compiled):
 
         def loss_of(weights):
             model.update(weights)
-            return next_token_loss(model, tokens, tokens, checkpoint)[0]
+            return next_token_loss(model, tokens, tokens, checkpoint=checkpoint)[0]
 
         gradient = mx.compile(mx.grad(loss_of)) if compiled else mx.grad(loss_of)
         mx.eval(before, tokens)

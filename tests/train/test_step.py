@@ -164,12 +164,18 @@ def test_dropout_of_a_step_depends_on_the_seed_and_the_step_alone():
     assert stepper(dropout=0.5, seed=4).step(7, batch(0), 0.0).loss_nats.item() != a
 
 
+def test_masks_are_the_same_in_pieces_of_a_batch():
+    """Means of equal pieces, added in another order: a rounding or two of float32."""
+    whole, in_pieces = stepper(dropout=0.5), stepper(dropout=0.5, micro_batches=2)
+    assert losses_of(in_pieces, 3) == pytest.approx(losses_of(whole, 3), rel=1e-5)
+
+
 def test_the_rate_is_an_argument_that_does_not_recompile():
     traced = []
 
-    def loss(model, inputs, targets):
+    def loss(model, inputs, targets, keys):
         traced.append(1)
-        return next_token_loss(model, inputs, targets)
+        return next_token_loss(model, inputs, targets, keys)
 
     made = stepper(compiled=True)
     made.objective = loss
@@ -237,7 +243,7 @@ def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     seen = []
 
-    def loss(model, inputs, targets):
+    def loss(model, inputs, targets, keys):
         logits = model(inputs)
         seen.append(logits.dtype)
         mean = nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
@@ -364,13 +370,14 @@ def test_a_dense_model_has_no_load():
 
 
 @pytest.mark.skipif(len(STREAMS) == 1, reason="a GPU has one stream")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("name", "spec"), [*((name, SPEC) for name in OPTIMIZERS), *(("adamw", spec) for spec in LAWFUL.values())]
 )
-def test_every_optimizer_and_kind_can_be_compiled_for_several_streams(name, spec, precision):
+def test_every_optimizer_and_kind_can_be_compiled_for_several_streams(name, spec, precision, dropout):
     """mx.compile fails where it merges equal expressions of two streams; it does so before any kernel is compiled."""
-    made = stepper(name, True, precision=precision, spec=spec, n_streams=3)
+    made = stepper(name, True, precision=precision, spec=spec, n_streams=3, dropout=dropout)
     tokens = mx.zeros((6, TIME), dtype=mx.int32)
     for _ in range(2):
-        made._whole(tokens, tokens, mx.array(0.01))
+        made._whole(tokens, tokens, made._keys(0, 6), mx.array(0.01))
