@@ -166,7 +166,8 @@ class Desk:
         """Return top / bottom: by paired logarithms for speeds and durations, else of the means (Fieller)."""
         if not table.measure.logarithmic:
             return ratio_of_means(table.blocks[top], table.blocks[bottom], self.confidence)
-        fit = _own_fit(np.log(table.array[[top, bottom]]))
+        with np.errstate(divide="ignore"):  # a speed of zero has no logarithm, which makes the plan inadmissible
+            fit = _own_fit(np.log(table.array[[top, bottom]]))
         return contrast(fit, pairwise(2, 0, 1), self.confidence, "paired log t").mapped(exp)
 
     def _slope(self, table: Table, rows: list[int]) -> Estimate:
