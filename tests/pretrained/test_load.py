@@ -5,6 +5,7 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 import lmexp
 from lmexp.errors import UserError
@@ -212,9 +213,24 @@ def test_what_is_no_folder_of_weights_is_refused_in_words(tmp_path):
         lmexp.load_pretrained(tmp_path)
 
 
-def test_a_hub_id_that_cannot_be_had_is_said_in_one_sentence():
-    with pytest.raises(UserError, match="nobody/nothing is not a folder, and cannot be downloaded"):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LocalEntryNotFoundError("long story"), r"cannot be downloaded \(the hub cannot be reached\): check the name"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "the hub has no such model"),
+        (OSError("no space left"), r"cannot be downloaded \(no space left\)"),
+    ],
+)
+def test_a_hub_id_that_cannot_be_had_is_said_in_one_sentence(monkeypatch, error, said):
+    def failing(name, allow_patterns):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", failing)
+    with pytest.raises(UserError, match=f"nobody/nothing is not a folder, and .*{said}"):
         lmexp.load_pretrained("nobody/nothing")
+
+
+def test_what_is_neither_a_folder_nor_a_hub_id_is_said_in_one_sentence():
     with pytest.raises(UserError, match="neither a folder nor a hub id"):
         lmexp.load_pretrained("no/such/folder")
 
