@@ -60,12 +60,14 @@ def benchmark(given: Namespace) -> Benchmark:
 
 
 def _check_step(run: FrozenRun) -> None:
-    """The loops that ours is compared with know one optimizer, one piece to a batch, and keep all activations."""
+    """The loops that ours is compared with know one optimizer and whole batches, keep all activations, drop nothing."""
     optimizer = run.config.optimizer
     if run.config.train.checkpoint:
         raise UserError(
             "--against compares loops that keep all activations; leave train.checkpoint=true or --against out."
         )
+    if dropout := run.config.model.dropout:
+        raise UserError(f"--against compares loops that drop nothing; leave model.dropout={dropout} or --against out.")
     if optimizer.name != "adamw" or optimizer.micro_batches != 1:
         raise UserError(
             f"--against knows optimizer=adamw with optimizer.micro_batches=1 only, not {optimizer.name} with "

@@ -1,9 +1,9 @@
 """Linear maps of one input as one product, where starting a product costs more than carrying it out.
 
 Measured on an H200 (llama_small, 64 x 256 tokens, bfloat16, compiled; sides by turns): 3.12 million tokens a second
-become 3.55, and in a slower hour of the same host 2.19 become 2.46. On a CPU it is the other way round: one product for
-query, key and value gains nothing, one for gate and up takes a tenth longer, since what reads its halves reads them in
-pieces.
+become 3.55; minutes later, when the same host was slower, 2.19 became 2.46. On a CPU it is the other way round: one
+product for query, key and value gains nothing, one for gate and up takes a tenth longer, since what reads its halves
+reads them in pieces.
 """
 
 from itertools import accumulate
