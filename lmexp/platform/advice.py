@@ -4,32 +4,20 @@ import os
 from pathlib import Path
 
 _RELEASE = Path("/etc/os-release")
-# Distribution family -> (how to install, package of a threaded OpenBLAS, package of g++).
-_FAMILIES = {
-    "debian": ("apt-get install", "libopenblas0-pthread", "g++"),
-    "fedora": ("dnf install", "openblas-threads", "gcc-c++"),
-    "arch": ("pacman -S", "openblas", "gcc"),
-    "suse": ("zypper install", "libopenblas_pthreads0", "gcc-c++"),
+_INSTALL_COMPILER = {
+    "debian": "apt-get install g++",
+    "fedora": "dnf install gcc-c++",
+    "arch": "pacman -S gcc",
+    "suse": "zypper install gcc-c++",
 }
 
 
-def install_blas() -> str:
-    """Return the command that installs a threaded OpenBLAS here."""
-    return _command(1, "install OpenBLAS with your package manager")
-
-
 def install_compiler() -> str:
-    """Return the command that installs ``g++`` (and with it a C compiler) here."""
-    return _command(2, "install g++ with your package manager")
-
-
-def _command(column: int, otherwise: str) -> str:
-    """Build the command for this distribution's family, with sudo unless it is typed by root."""
-    family = next((name for name in _this_distribution() if name in _FAMILIES), None)
+    """Return the command that installs ``g++`` (and with it a C compiler) here; with sudo, unless typed by root."""
+    family = next((name for name in _this_distribution() if name in _INSTALL_COMPILER), None)
     if family is None:
-        return otherwise
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}{_FAMILIES[family][0]} {_FAMILIES[family][column]}"
+        return "install g++ with your package manager"
+    return f"{'' if os.geteuid() == 0 else 'sudo '}{_INSTALL_COMPILER[family]}"
 
 
 def _this_distribution() -> list[str]:

@@ -4,13 +4,12 @@ The CPU wheel of MLX brings the reference BLAS, some 60 times slower than a tune
 in the global symbol scope first, so whatever stands there when MLX is first imported takes its place.
 
 Candidates, in this order: what the process already shows (``LD_PRELOAD``), what ``LMEXP_BLAS`` names, the ``mkl`` wheel
-(which nobody installs by accident: 0.9 GB), OpenBLAS or MKL of the system, and the OpenBLAS that scipy's own wheel
-carries under prefixed names.
+(which nobody installs by accident: 0.9 GB), and the OpenBLAS of the ``scipy-openblas32`` wheel, which comes with lmexp:
+newer than what scipy carries in itself and than most distributions' own, and the faster for it.
 """
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -21,17 +20,10 @@ from lmexp.errors import UserError
 from lmexp.platform import advice, shim
 
 REFERENCE = "reference"
+INSTALL = "uv pip install scipy-openblas32"
 
-# Threaded builds first: on Fedora the plain name is the serial one.
-_SYSTEM_NAMES = (
-    "libopenblasp.so.0",
-    "libopenblaso.so.0",
-    "libopenblas.so.0",
-    "libopenblas.so",
-    "libmkl_rt.so.3",
-    "libmkl_rt.so.2",
-    "libmkl_rt.so",
-)
+# Wheels that carry a BLAS, best first, and how its file's name begins.
+_WHEELS = {"mkl": "libmkl_rt.so", "scipy-openblas32": "libscipy_openblas.so"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +31,12 @@ class Blas:
     """A BLAS loaded into this process, not yet (or already) the one that MLX will find."""
 
     library: ctypes.CDLL
-    prefix: str  # what stands before each exported name: "" or "scipy_"
     source: str  # where it came from, for the label
+
+    @property
+    def prefix(self) -> str:
+        """What stands before each exported name: the builds for Python's wheels keep theirs apart from all others'."""
+        return "scipy_" if hasattr(self.library, "scipy_cblas_sgemm") else ""
 
     def address(self, product: str) -> int:
         """Return where ``cblas_<product>`` lies; AttributeError when the library lacks it."""
@@ -49,7 +45,7 @@ class Blas:
 
     @property
     def label(self) -> str:
-        """Name, version, kind and origin in a few words: ``openblas 0.3.29 (scipy)``."""
+        """Name, version and origin in a few words: ``openblas 0.3.34 (scipy-openblas32)``."""
         return f"{_name_and_version(self)} ({self.source})"
 
 
@@ -71,7 +67,7 @@ def preload() -> str:
         )
     chosen = _named(choice) if choice else next(_candidates(), None)
     if chosen is None:
-        return _settle_for_reference("no OpenBLAS or MKL was found", advice.install_blas())
+        return _settle_for_reference("no OpenBLAS or MKL was found", INSTALL)
     return _make_visible(chosen)
 
 
@@ -83,7 +79,7 @@ def _make_visible(chosen: Blas) -> str:
         if chosen.prefix:
             return _settle_for_reference(str(error), advice.install_compiler())
         ctypes.CDLL(chosen.library._name, mode=ctypes.RTLD_GLOBAL)
-    if not _multiplies(Blas(ctypes.CDLL(None), "", "global scope")):
+    if not _multiplies(Blas(ctypes.CDLL(None), "global scope")):
         raise RuntimeError(f"{chosen.label} was loaded, but the process's cblas_sgemm does not multiply")
     return chosen.label
 
@@ -101,7 +97,7 @@ def _already_visible() -> Blas | None:
     everything = ctypes.CDLL(None)
     if not hasattr(everything, "cblas_sgemm"):
         return None
-    blas = Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "", "preloaded")
+    blas = Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "preloaded")
     _multiplies(blas)  # which sets its threads up
     return blas
 
@@ -110,7 +106,7 @@ def _named(path: str) -> Blas:
     """Load the library that ``LMEXP_BLAS`` names."""
     mend = "Give the path of a 32-bit-integer BLAS such as libopenblas.so.0, or LMEXP_BLAS=off for none"
     try:
-        blas = Blas(ctypes.CDLL(path), "", "LMEXP_BLAS")
+        blas = Blas(ctypes.CDLL(path), "LMEXP_BLAS")
     except OSError as error:
         raise UserError(f"LMEXP_BLAS={path} cannot be loaded ({error}). {mend}.") from error
     if not _usable(blas):
@@ -119,45 +115,24 @@ def _named(path: str) -> Blas:
 
 
 def _candidates() -> Iterator[Blas]:
-    """Yield every usable BLAS, best first, loading each only when it is asked for; serial builds come last."""
-    serial = []
-    for path, prefix, source in _places():
-        try:
-            blas = Blas(ctypes.CDLL(path), prefix, source)
-        except OSError:  # not installed, or made for another machine: the next one, then
-            continue
-        if _usable(blas) and _is_serial(blas):
-            serial.append(blas)
-        elif _usable(blas):
-            yield blas
-    yield from serial
+    """Yield every usable BLAS of an installed wheel, best first, loading each only when it is asked for."""
+    for wheel, name in _WHEELS.items():
+        for path in _files_of(wheel, name):
+            try:
+                blas = Blas(ctypes.CDLL(str(path)), wheel)
+            except OSError:  # made for another machine, or its file is gone: the next one, then
+                continue
+            if _usable(blas):
+                yield blas
 
 
-def _places() -> Iterator[tuple[str, str, str]]:
-    """Yield (what to load, prefix of its names, origin)."""
-    for path in _mkl_wheel():
-        yield str(path), "", "mkl wheel"
-    for name in _SYSTEM_NAMES:
-        yield name, "", "system"
-    for path in _scipy_wheel():
-        yield str(path), "scipy_", "scipy"
-
-
-def _mkl_wheel() -> list[Path]:
-    """Find the library inside an installed ``mkl`` wheel."""
+def _files_of(wheel: str, name: str) -> list[Path]:
+    """Find an installed wheel's files whose names begin so, without importing anything of it."""
     try:
-        files = importlib.metadata.files("mkl") or []
+        files = importlib.metadata.files(wheel) or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [Path(str(file.locate())) for file in files if file.name.startswith("libmkl_rt.so")]
-
-
-def _scipy_wheel() -> list[Path]:
-    """Find scipy's own OpenBLAS with 32-bit integers, without importing scipy (which takes half a second)."""
-    spec = importlib.util.find_spec("scipy")
-    if spec is None or spec.origin is None:
-        return []
-    return sorted((Path(spec.origin).parent.parent / "scipy.libs").glob("libscipy_openblas-*.so"))
+    return [Path(str(file.locate())) for file in files if file.name.startswith(name)]
 
 
 def _usable(blas: Blas) -> bool:
@@ -186,8 +161,8 @@ def _multiplies(blas: Blas) -> bool:
 
 def _name_and_version(blas: Blas) -> str:
     """Ask the library who it is; one that does not say is called by its file's name."""
-    if config := _openblas_config(blas).split():  # "OpenBLAS 0.3.29 DYNAMIC_ARCH ..."
-        return f"openblas {config[1]}{' serial' if _is_serial(blas) else ''}"
+    if config := _openblas_config(blas).split():  # "OpenBLAS 0.3.34 DYNAMIC_ARCH ..."
+        return f"openblas {config[1]}"
     if hasattr(blas.library, "MKL_Get_Version"):
         return f"mkl {_mkl_version(blas.library)}"
     return Path(_file_of(getattr(blas.library, f"{blas.prefix}cblas_sgemm"))).name
@@ -200,12 +175,6 @@ def _openblas_config(blas: Blas) -> str:
         return ""
     function.restype = ctypes.c_char_p
     return function().decode()
-
-
-def _is_serial(blas: Blas) -> bool:
-    """Tell whether this is an OpenBLAS that was built to use one core."""
-    threads = getattr(blas.library, f"{blas.prefix}openblas_get_parallel", None)
-    return threads is not None and threads() == 0
 
 
 def _mkl_version(library: ctypes.CDLL) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 from lmexp.errors import UserError
 from lmexp.files import cache_folder
 from lmexp.platform import advice
-from lmexp.platform.blas import REFERENCE
+from lmexp.platform.blas import INSTALL, REFERENCE
 from lmexp.platform.compiler import has_cpp_compiler
 from lmexp.platform.start import cuda_packages, is_installed, mlx_backend, prepare
 
@@ -112,7 +112,7 @@ def check_products(label: str) -> Check:
     found += f" (numpy: {_rate(theirs)})"
     if label == REFERENCE:
         off = os.environ.get("LMEXP_BLAS") == "off"
-        return Check("matrix products", "warn", found, "unset LMEXP_BLAS" if off else advice.install_blas())
+        return Check("matrix products", "warn", found, "unset LMEXP_BLAS" if off else INSTALL)
     slow = ours < theirs / 2
     return Check(
         "matrix products", "warn" if slow else "ok", found, "close other programs, and look again" if slow else None

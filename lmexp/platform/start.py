@@ -31,7 +31,7 @@ def prepare(product_threads: int = 1) -> str:
 
     Returns:
         What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas (tf32)``, ``reference``,
-        ``openblas 0.3.29 (scipy)``, or ``built-in`` for an MLX that was built by hand.
+        ``openblas 0.3.34 (scipy-openblas32)``, or ``built-in`` for an MLX that was built by hand.
 
     Raises:
         UserError: when ``LMEXP_BLAS`` names a library that cannot be used, or there can be no cache folder.

@@ -1,6 +1,6 @@
 """The BLAS under MLX: what is loaded is what is used, and what is used is what the label says."""
 
-import ctypes
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -43,10 +43,9 @@ print(label, product[4][2], ctypes.c_int.in_dll(ctypes.CDLL({path!r}), "calls").
 """
 
 
-# What OpenBLAS says of itself: built for one core.
+# What OpenBLAS says of itself.
 OPENBLAS = r"""
 const char *openblas_get_config(void) { return "OpenBLAS 1.2.3 " BUILD " Haswell"; }
-int openblas_get_parallel(void) { return 0; }
 """
 
 
@@ -106,7 +105,7 @@ def test_without_a_compiler_a_named_library_is_used_whole(run_python, counting, 
 
 AGREEMENT = """
 from lmexp.platform import blas, prepare
-blas._SYSTEM_NAMES, blas._mkl_wheel = (), list
+del blas._WHEELS["mkl"]
 print(prepare())
 import ctypes, numpy as np, mlx.core as mx
 everything = ctypes.CDLL(None)
@@ -145,28 +144,33 @@ assert np.allclose(ours, 2 * c + 0.5 * (a @ b), atol=1e-4)                   # e
 """
 
 
-@needs_compiler
-@pytest.mark.skipif(not blas._scipy_wheel(), reason="this scipy carries no OpenBLAS")
-def test_products_through_scipys_blas_are_right_and_nothing_else_is_lent_out(run_python, tmp_path):
-    done = run_python(AGREEMENT.format(cache=str(tmp_path / "cache")))
-    library = ctypes.CDLL(str(blas._scipy_wheel()[0]))
-    library.scipy_openblas_get_config.restype = ctypes.c_char_p
-    version = library.scipy_openblas_get_config().decode().split()[1]
-    assert done.stdout.strip() == f"openblas {version} (scipy)"
-    assert done.stderr == ""
-
-
-SCIPY_ONLY = """
+WHEEL_ALONE = """
 from lmexp.platform import blas, prepare
-blas._SYSTEM_NAMES, blas._mkl_wheel = (), list
+del blas._WHEELS["mkl"]
 print(prepare())
 import mlx.core as mx
 assert (mx.ones((5, 7)) @ mx.ones((7, 3))).sum().item() == 105
 """
 
 
+@needs_compiler
+def test_products_through_the_openblas_wheel_are_right_and_nothing_else_is_lent_out(run_python, tmp_path):
+    done = run_python(AGREEMENT.format(cache=str(tmp_path / "cache")))
+    name, version, origin = done.stdout.split()
+    assert (name, origin) == ("openblas", "(scipy-openblas32)")
+    assert version.split(".")[:3] == importlib.metadata.version("scipy-openblas32").split(".")[:3]
+    assert done.stderr == ""
+
+
+@needs_compiler
+def test_the_openblas_wheel_can_be_named_though_its_names_have_a_prefix(run_python):
+    [path] = blas._files_of("scipy-openblas32", "libscipy_openblas.so")
+    done = run_python(WHEEL_ALONE, LMEXP_BLAS=str(path))
+    assert done.stdout.endswith(" (LMEXP_BLAS)\n")
+
+
 def test_without_a_compiler_one_sentence_says_what_to_type(run_python, no_tools):
-    done = run_python(SCIPY_ONLY, PATH=no_tools)
+    done = run_python(WHEEL_ALONE, PATH=no_tools)
     assert done.stdout.strip() == "reference"
     assert done.stderr.count("\n") == 1
     assert "no C compiler was found" in done.stderr
@@ -175,16 +179,16 @@ def test_without_a_compiler_one_sentence_says_what_to_type(run_python, no_tools)
 
 @needs_compiler
 def test_a_shim_once_built_needs_no_compiler(run_python, no_tools):
-    first = run_python(SCIPY_ONLY)
-    assert run_python(SCIPY_ONLY, PATH=no_tools).stdout == first.stdout
+    first = run_python(WHEEL_ALONE)
+    assert run_python(WHEEL_ALONE, PATH=no_tools).stdout == first.stdout
     assert first.stdout.startswith("openblas ")
 
 
 def test_with_no_blas_at_all_one_sentence_says_what_to_type(run_python):
-    done = run_python("from lmexp.platform import blas, prepare; blas._places = lambda: iter(()); print(prepare())")
+    done = run_python("from lmexp.platform import blas, prepare; blas._WHEELS.clear(); print(prepare())")
     assert done.stdout.strip() == "reference"
     assert done.stderr.count("\n") == 1
-    assert advice.install_blas() in done.stderr
+    assert blas.INSTALL in done.stderr
 
 
 @pytest.mark.parametrize("choice", ["/nowhere/libopenblas.so", "libm.so.6"])
@@ -201,10 +205,10 @@ def test_a_library_that_multiplies_wrongly_is_refused(run_python, tmp_path):
 
 
 @needs_compiler
-def test_an_openblas_with_wide_integers_is_refused_and_a_serial_one_is_called_so(tmp_path):
+def test_an_openblas_says_its_version_and_one_with_wide_integers_is_refused(tmp_path):
     narrow = build(tmp_path, "libnarrow.so", more=OPENBLAS.replace("BUILD", '"NO_AFFINITY"'))
     wide = build(tmp_path, "libwide.so", more=OPENBLAS.replace("BUILD", '"USE64BITINT"'))
-    assert blas._named(str(narrow)).label == "openblas 1.2.3 serial (LMEXP_BLAS)"
+    assert blas._named(str(narrow)).label == "openblas 1.2.3 (LMEXP_BLAS)"
     with pytest.raises(UserError, match="has no"):
         blas._named(str(wide))
 
@@ -215,12 +219,17 @@ def test_too_late_is_an_error_unless_nothing_would_be_loaded(run_python):
     assert run_python(code, LMEXP_BLAS="off").stdout.strip() == "reference"
 
 
-def test_threaded_libraries_come_before_serial_ones(monkeypatch):
-    monkeypatch.setattr(blas, "_places", lambda: iter([("serial", "", ""), ("threaded", "", "")]))
-    monkeypatch.setattr(blas.ctypes, "CDLL", lambda name: name)
+def test_the_best_wheel_comes_first_and_one_that_cannot_be_loaded_is_passed_over(monkeypatch):
+    def load(path: str) -> str:
+        if path == "mkl/a":
+            raise OSError
+        return path
+
+    monkeypatch.setattr(blas, "_files_of", lambda wheel, name: [Path(wheel, file) for file in ("a", "b")])
+    monkeypatch.setattr(blas.ctypes, "CDLL", load)
     monkeypatch.setattr(blas, "_usable", lambda candidate: True)
-    monkeypatch.setattr(blas, "_is_serial", lambda candidate: candidate.library == "serial")
-    assert [candidate.library for candidate in blas._candidates()] == ["threaded", "serial"]
+    found = [(candidate.library, candidate.source) for candidate in blas._candidates()]
+    assert found == [("mkl/b", "mkl"), *((f"scipy-openblas32/{file}", "scipy-openblas32") for file in ("a", "b"))]
 
 
 # ---- the shim is whole or absent
@@ -239,7 +248,7 @@ def fake_compiler(folder: Path, script: str) -> str:
     ids=["fails", "kills us"],
 )
 def test_a_half_built_shim_is_never_cached(run_python, no_tools, tmp_path, script):
-    done = run_python(SCIPY_ONLY, check=False, PATH=fake_compiler(Path(no_tools), script))
+    done = run_python(WHEEL_ALONE, check=False, PATH=fake_compiler(Path(no_tools), script))
     assert not list((tmp_path / "cache" / "blas").glob("*.so"))
     if done.returncode == 0:
         assert done.stdout.strip() == "reference"
@@ -249,12 +258,12 @@ def test_a_half_built_shim_is_never_cached(run_python, no_tools, tmp_path, scrip
 @needs_compiler
 def test_a_damaged_shim_is_built_again(run_python, monkeypatch):
     shim.shim_path().write_bytes(b"\x7fELF and nothing more")
-    assert run_python(SCIPY_ONLY).stdout.startswith("openblas ")
+    assert run_python(WHEEL_ALONE).stdout.startswith("openblas ")
 
 
 @needs_compiler
 def test_processes_that_build_at_once_all_succeed(environment, tmp_path):
-    command = [sys.executable, "-c", SCIPY_ONLY]
+    command = [sys.executable, "-c", WHEEL_ALONE]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     labels = {process.communicate()[0] for process in started}
     assert len(labels) == 1
@@ -265,7 +274,7 @@ def test_processes_that_build_at_once_all_succeed(environment, tmp_path):
 def test_a_cache_that_cannot_be_written_is_one_warning_each_for_blas_and_kernels(run_python):
     # Folders that allow no entry, even to root, as on a read-only disk.
     full = "import os, tempfile\ndef refuse(*_, **__): raise OSError(30, 'Read-only file system')\n"
-    code = full + "tempfile.TemporaryDirectory = refuse\n" + SCIPY_ONLY
+    code = full + "tempfile.TemporaryDirectory = refuse\n" + WHEEL_ALONE
     code = code.replace("print(prepare())", "compiler._link_all = refuse; print(prepare())")
     done = run_python("from lmexp.platform import compiler\n" + code)
     assert done.stdout.strip() == "reference"
@@ -275,7 +284,7 @@ def test_a_cache_that_cannot_be_written_is_one_warning_each_for_blas_and_kernels
 
 def test_a_cache_that_cannot_be_is_the_users_to_mend(run_python, tmp_path):
     (tmp_path / "file").write_text("")
-    done = run_python(SCIPY_ONLY, check=False, LMEXP_CACHE=str(tmp_path / "file" / "cache"))
+    done = run_python(WHEEL_ALONE, check=False, LMEXP_CACHE=str(tmp_path / "file" / "cache"))
     assert "UserError" in done.stderr
     assert "LMEXP_CACHE" in done.stderr
 
@@ -283,15 +292,15 @@ def test_a_cache_that_cannot_be_is_the_users_to_mend(run_python, tmp_path):
 def test_advice_fits_the_distribution(tmp_path, monkeypatch):
     release = tmp_path / "os-release"
     expected = {
-        "ID=debian": "apt-get",
-        'ID=linuxmint\nID_LIKE="ubuntu debian"': "apt-get",
-        'ID="rocky"\nID_LIKE="rhel centos fedora"': "dnf",
-        'ID="opensuse-leap"\nID_LIKE="suse opensuse"': "zypper",
+        "ID=debian": "apt-get install g++",
+        'ID=linuxmint\nID_LIKE="ubuntu debian"': "apt-get install g++",
+        'ID="rocky"\nID_LIKE="rhel centos fedora"': "dnf install gcc-c++",
+        'ID="opensuse-leap"\nID_LIKE="suse opensuse"': "zypper install gcc-c++",
         "ID=nixos": "package manager",
     }
     for text, tool in expected.items():
         release.write_text(text)
         monkeypatch.setattr(advice, "_RELEASE", release)
-        assert tool in advice.install_blas()
+        assert tool in advice.install_compiler()
     monkeypatch.setattr(advice, "_RELEASE", tmp_path / "absent")
     assert "package manager" in advice.install_compiler()
