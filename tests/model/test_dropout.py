@@ -8,7 +8,7 @@ import pytest
 from numpy_model import BATCH, PADDED, TIME, make_model, some_tokens
 from tiny_specs import GPT, LLAMA
 
-from lmexp.model.dropout import dropout_keys, dropped
+from lmexp.model.dropout import dropout_keys, dropped, random_bits
 from lmexp.train.objective import next_token_loss
 
 SHARE = 0.3
@@ -46,6 +46,33 @@ def test_values_are_zero_or_grown_in_the_shares_that_were_asked_for():
     masks = is_kept.reshape(5, -1).astype(float)
     together = np.corrcoef(masks)[np.triu_indices(5, 1)]  # of two examples: none, by chance up to 5 / sqrt(10,000)
     assert np.abs(together).max() < 0.05
+
+
+def hashed(first: int, second: int, index: int) -> int:
+    """The hash in Python's whole numbers, cut to 32 bits after each product."""
+    x = index * 0x9E3779B9 % 2**32 ^ first
+    x = (x ^ x >> 16) * 0x85EBCA6B % 2**32 ^ second
+    return (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, mx.compile], ids=["plain", "compiled"])
+def test_random_bits_are_a_hash_of_key_and_index(wrap):
+    keys = dropout_keys(3, 2, 1)[:, 0]
+    expected = [[hashed(*key, index) for index in range(5)] for key in keys.tolist()]
+    assert wrap(lambda keys: random_bits(keys, 5))(keys).tolist() == expected
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_masks_are_independent_of_their_neighbours(share):
+    """Correlations over all keys are sums of 2.6 million, and those of each key scatter as chance has them scatter."""
+    width, rows, n_keys = 64, 256, 160
+    is_kept = random_bits(dropout_keys(2, n_keys, 1)[:, 0], rows * width) >= mx.array(round(share * 2**32), mx.uint32)
+    scores = (np.array(is_kept) - (1 - share)) / np.sqrt(share * (1 - share))
+    for lag in (1, 2, width - 1, width, 2 * width, 64 * width):
+        of_each_key = (scores[:, lag:] * scores[:, :-lag]).sum(axis=1) / np.sqrt(rows * width - lag)
+        assert abs(of_each_key.sum()) < 5 * np.sqrt(n_keys)  # of standard normal numbers, nearly: five standard errors
+        assert abs(of_each_key.var() - 1) < 5 * np.sqrt(2 / n_keys)
+    assert abs(scores.mean(axis=1).var() * rows * width - 1) < 5 * np.sqrt(2 / n_keys)
 
 
 def test_in_bfloat16_values_stay_bfloat16():

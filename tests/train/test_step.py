@@ -232,6 +232,8 @@ def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
     start = weights_of(loose)
     norms = [made.step(0, batch(0), 1.0).grad_norm.item() for made in (loose, tight)]
     assert norms[0] == pytest.approx(norms[1])
+    loose.wait()
+    tight.wait()
     moved = [
         sum(((weight - start[path]) ** 2).sum().item() for path, weight in weights_of(made).items()) ** 0.5
         for made in (loose, tight)
