@@ -57,9 +57,26 @@ def test_a_product_half_as_fast_as_numpys_is_a_warning(monkeypatch):
     monkeypatch.setattr(checks, "numpy_gflops", lambda: 100.0)
     for rate, state in ((49.0, "warn"), (51.0, "ok")):
         monkeypatch.setattr(checks, "mlx_gflops", lambda rate=rate: rate)
-        check = checks.check_products("openblas 1.2.3 (system)")
+        check = checks.check_products("openblas 1.2.3 (wheel)")
         assert check.state == state
-        assert check.found == f"openblas 1.2.3 (system): {rate:.0f} GFLOP/s in float32 (numpy: 100 GFLOP/s)"
+        assert check.found == f"openblas 1.2.3 (wheel): {rate:.0f} GFLOP/s in float32 on a core (numpy: 100 GFLOP/s)"
+
+
+@linux_cpu
+def test_numpy_multiplies_on_one_core_like_mlx(monkeypatch):
+    import numpy
+    import threadpoolctl
+
+    def threads() -> set[int]:
+        pools = threadpoolctl.threadpool_info()
+        return {pool["num_threads"] for pool in pools if "numpy" in pool["filepath"]}
+
+    assert numpy.ones((2, 2)).shape == (2, 2)  # and its BLAS is loaded
+    seen = []
+    monkeypatch.setattr(checks, "_best_gflops", lambda multiply: seen.append((multiply().shape, threads())) or 1.0)
+    with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
+        checks.numpy_gflops()
+    assert seen == [((checks._MATRIX, checks._MATRIX), {1})]
 
 
 def test_rates_are_in_the_unit_that_reads_best():
