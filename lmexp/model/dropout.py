@@ -25,15 +25,16 @@ def dropped(x: mx.array, share: float, keys: mx.array | None) -> mx.array:
     if keys is None or not share:
         return x
     is_kept = random_bits(keys, x.shape[1] * x.shape[2]) >= _uint32(min(round(share * 2**32), 2**32 - 1))
-    return mx.where(is_kept.reshape(x.shape), x * (1 / (1 - share)), 0)
+    grown = x.astype(mx.float32) * (1 / (1 - share))  # in bfloat16 the factor itself would be rounded, by up to 0.2%
+    return mx.where(is_kept.reshape(x.shape), grown, 0).astype(x.dtype)
 
 
 def random_bits(keys: mx.array, count: int) -> mx.array:
     """Return ``count`` numbers for each key, (keys, count) uint32, whose higher bits are random.
 
     A number is a hash of a key and of how many numbers came before it (a counter-based generator: Salmon et al. 2011):
-    a dozen integer operations, which a compiled step fuses into one kernel. With MLX's own generator dropout takes 7%
-    of a step of llama_small on a CPU, with this one 4%; on a GPU it starts twice the kernels.
+    a dozen integer operations, which a compiled step fuses into one kernel. By MLX's own generator a step of
+    llama_small with dropout takes 7% more on a CPU, 56% more on an H200 (64 x 256 tokens); by this one, 4% on either.
 
     Args:
         keys: (keys, 2) uint32.

@@ -20,7 +20,7 @@ from lmexp.errors import UserError
 from lmexp.platform import advice, shim
 
 REFERENCE = "reference"
-INSTALL = "uv pip install scipy-openblas32"
+_INSTALL = "uv pip install --reinstall scipy-openblas32"
 
 # Wheels that carry a BLAS, best first, and how its file's name begins.
 _WHEELS = {"mkl": "libmkl_rt.so", "scipy-openblas32": "libscipy_openblas.so"}
@@ -36,7 +36,7 @@ class Blas:
     @property
     def prefix(self) -> str:
         """What stands before each exported name: the builds for Python's wheels keep theirs apart from all others'."""
-        return "scipy_" if hasattr(self.library, "scipy_cblas_sgemm") else ""
+        return "" if hasattr(self.library, "cblas_sgemm") else "scipy_"
 
     def address(self, product: str) -> int:
         """Return where ``cblas_<product>`` lies; AttributeError when the library lacks it."""
@@ -45,7 +45,7 @@ class Blas:
 
     @property
     def label(self) -> str:
-        """Name, version and origin in a few words: ``openblas 0.3.34 (scipy-openblas32)``."""
+        """Name, version and origin in a few words: ``openblas 0.3.34.481.3 (scipy-openblas32)``."""
         return f"{_name_and_version(self)} ({self.source})"
 
 
@@ -53,7 +53,7 @@ def preload() -> str:
     """Put the best BLAS at hand where MLX will find it, and return the label of the one that MLX will use.
 
     Raises:
-        UserError: when ``LMEXP_BLAS`` names a library that cannot be used.
+        UserError: when ``LMEXP_BLAS`` names a library that cannot be used, or a preloaded one cannot.
         RuntimeError: when MLX is already imported, so that it would keep the BLAS it has.
     """
     choice = os.environ.get("LMEXP_BLAS", "")
@@ -67,8 +67,17 @@ def preload() -> str:
         )
     chosen = _named(choice) if choice else next(_candidates(), None)
     if chosen is None:
-        return _settle_for_reference("no OpenBLAS or MKL was found", INSTALL)
+        return _settle_for_reference("no OpenBLAS or MKL was found", _INSTALL)
     return _make_visible(chosen)
+
+
+def mend_reference() -> str:
+    """Return what to type, or to do, so that MLX no longer multiplies with its reference BLAS."""
+    if os.environ.get("LMEXP_BLAS") == "off":
+        return "unset LMEXP_BLAS"
+    if next(_candidates(), None) is None:
+        return _INSTALL
+    return "set LMEXP_CACHE to a folder that can be written" if shim.find_compiler() else advice.install_compiler()
 
 
 def _make_visible(chosen: Blas) -> str:
@@ -98,7 +107,8 @@ def _already_visible() -> Blas | None:
     if not hasattr(everything, "cblas_sgemm"):
         return None
     blas = Blas(ctypes.CDLL(_file_of(everything.cblas_sgemm)), "preloaded")
-    _multiplies(blas)  # which sets its threads up
+    if not _multiplies(blas):  # which sets its threads up, too
+        raise UserError(f"The preloaded {blas.label} multiplies wrongly: leave it out of LD_PRELOAD.")
     return blas
 
 
@@ -161,7 +171,7 @@ def _multiplies(blas: Blas) -> bool:
 
 def _name_and_version(blas: Blas) -> str:
     """Ask the library who it is; one that does not say is called by its file's name."""
-    if config := _openblas_config(blas).split():  # "OpenBLAS 0.3.34 DYNAMIC_ARCH ..."
+    if config := _openblas_config(blas).split():  # "OpenBLAS 0.3.34.481.3 DYNAMIC_ARCH ..."
         return f"openblas {config[1]}"
     if hasattr(blas.library, "MKL_Get_Version"):
         return f"mkl {_mkl_version(blas.library)}"

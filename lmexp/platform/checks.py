@@ -14,7 +14,7 @@ from typing import Literal
 from lmexp.errors import UserError
 from lmexp.files import cache_folder
 from lmexp.platform import advice
-from lmexp.platform.blas import INSTALL, REFERENCE
+from lmexp.platform.blas import REFERENCE, mend_reference
 from lmexp.platform.compiler import has_cpp_compiler
 from lmexp.platform.start import cuda_packages, is_installed, mlx_backend, prepare
 
@@ -111,8 +111,7 @@ def check_products(label: str) -> Check:
     theirs = numpy_gflops()
     found += f" on a core (numpy: {_rate(theirs)})"
     if label == REFERENCE:
-        off = os.environ.get("LMEXP_BLAS") == "off"
-        return Check("matrix products", "warn", found, "unset LMEXP_BLAS" if off else INSTALL)
+        return Check("matrix products", "warn", found, mend_reference())
     slow = ours < theirs / 2
     return Check(
         "matrix products", "warn" if slow else "ok", found, "close other programs, and look again" if slow else None

@@ -65,6 +65,11 @@ def shim_path() -> Path:
     return cache_folder("blas") / f"shim-{platform.machine()}-{digest}.so"
 
 
+def find_compiler() -> str | None:
+    """Return the path of a C compiler, if there is one."""
+    return next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
 def _load() -> ctypes.CDLL:
     """Load the cached shim globally; build it when it is absent, and again when the cached file is damaged."""
     path = shim_path()
@@ -77,7 +82,7 @@ def _load() -> ctypes.CDLL:
 
 def _build(path: Path) -> None:
     """Compile into a folder of our own, then rename: a process that dies here leaves nothing another would load."""
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    compiler = find_compiler()
     if compiler is None:
         raise ShimError("no C compiler was found")
     try:

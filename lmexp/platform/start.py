@@ -12,7 +12,7 @@ from lmexp.platform import blas, compiler
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
 _ONE_GIBIBYTE = 1 << 30
-_MKL_THREADS, _TUNABLES = "MKL_NUM_THREADS", "GLIBC_TUNABLES"
+_TUNABLES = "GLIBC_TUNABLES"
 
 
 @functools.cache
@@ -31,10 +31,11 @@ def prepare(product_threads: int = 1) -> str:
 
     Returns:
         What multiplies matrices, for the ``blas`` column: ``accelerate`` (macOS), ``cublas (tf32)``, ``reference``,
-        ``openblas 0.3.34 (scipy-openblas32)``, or ``built-in`` for an MLX that was built by hand.
+        ``openblas 0.3.34.481.3 (scipy-openblas32)``, or ``built-in`` for an MLX that was built by hand.
 
     Raises:
-        UserError: when ``LMEXP_BLAS`` names a library that cannot be used, or there can be no cache folder.
+        UserError: when ``LMEXP_BLAS`` or ``LD_PRELOAD`` brings a library that cannot be used, or there can be no cache
+            folder.
         RuntimeError: when MLX was imported before, so that a BLAS would come too late.
     """
     backend = mlx_backend()
@@ -69,18 +70,21 @@ def _load_blas(product_threads: int) -> str:
     """Load a BLAS that computes products with so many threads, whichever thread of MLX's asks for them.
 
     MKL takes the number from the environment when it first multiplies; told later, it would hold for this thread alone.
+    That MLX's integers have 32 bits it has to be told there as well, whatever the user's other programs want.
     """
     import threadpoolctl
 
-    before = os.environ.get(_MKL_THREADS)
-    os.environ[_MKL_THREADS] = str(product_threads)
+    told = {"MKL_NUM_THREADS": str(product_threads), "MKL_INTERFACE_LAYER": "LP64"}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         label = blas.preload()
     finally:
-        # The variable is not for this process's children: PyTorch, for one, would be slowed by it.
-        del os.environ[_MKL_THREADS]
-        if before is not None:
-            os.environ[_MKL_THREADS] = before
+        # These are not for this process's children: PyTorch, for one, would be slowed by a single thread.
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
     threadpoolctl.threadpool_limits(limits=product_threads, user_api="blas")
     return label
 

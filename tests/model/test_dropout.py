@@ -76,8 +76,18 @@ def test_masks_are_independent_of_their_neighbours(share):
 
 
 def test_in_bfloat16_values_stay_bfloat16():
-    x = mx.ones((2, 3, 4), dtype=mx.bfloat16)
-    assert dropped(x, SHARE, dropout_keys(1, 2, 1)[:, 0]).dtype == mx.bfloat16
+    """And what is kept grows by 1/0.9, not by that number rounded to bfloat16, which is smaller by 1.6 thousandths."""
+    x = mx.random.uniform(1.0, 2.0, (5, 100, 100), key=mx.random.key(0)).astype(mx.bfloat16)
+    y = dropped(x, 0.1, dropout_keys(1, 5, 1)[:, 0])
+    assert y.dtype == mx.bfloat16
+    before, after = (np.array(array.astype(mx.float32)) for array in (x, y))
+    # 45,000 roundings of at most two thousandths each, one way or the other: 1e-5 of their sum, and five times that.
+    assert after.sum() / before[after != 0].sum() == pytest.approx(1 / 0.9, rel=5e-5)
+
+
+def test_a_share_of_nearly_one_drops_everything():
+    """Such a share is 2**32 once it is rounded, which as uint32 would be 0."""
+    assert not dropped(mx.ones((2, 3, 4)), 1 - 1e-12, dropout_keys(1, 2, 1)[:, 0]).any()
 
 
 def test_an_example_s_masks_depend_on_its_own_keys():

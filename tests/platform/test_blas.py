@@ -84,16 +84,24 @@ WOKEN = """
 import os
 from lmexp.platform import blas, prepare
 seen, multiplies = [], blas._multiplies
-blas._multiplies = lambda library: seen.append(os.environ.get("MKL_NUM_THREADS")) or multiplies(library)
+def told(): return os.environ.get("MKL_NUM_THREADS"), os.environ.get("MKL_INTERFACE_LAYER")
+blas._multiplies = lambda library: seen.append(told()) or multiplies(library)
 prepare(3)
-print(seen, os.environ.get("MKL_NUM_THREADS"))
+print(seen, told())
 """
 
 
 @needs_compiler
 def test_a_preloaded_library_multiplies_while_it_can_read_how_many_threads_to_use(run_python, counting):
-    told = run_python(WOKEN, LD_PRELOAD=str(counting)).stdout
-    assert told.strip() == "['3'] None"
+    told = run_python(WOKEN, LD_PRELOAD=str(counting), MKL_INTERFACE_LAYER="ILP64").stdout
+    assert told.strip() == "[('3', 'LP64')] (None, 'ILP64')"
+
+
+@needs_compiler
+def test_a_preloaded_library_that_multiplies_wrongly_is_refused(run_python, tmp_path):
+    wrong = build(tmp_path, "libwrong.so", wrong=1)
+    done = run_python("from lmexp.platform import prepare; prepare()", check=False, LD_PRELOAD=str(wrong))
+    assert "UserError: The preloaded libwrong.so" in done.stderr
 
 
 @needs_compiler
@@ -169,6 +177,30 @@ def test_the_openblas_wheel_can_be_named_though_its_names_have_a_prefix(run_pyth
     assert done.stdout.endswith(" (LMEXP_BLAS)\n")
 
 
+@needs_compiler
+@pytest.mark.parametrize("wrong", [0, 1], ids=["right", "wrong"])
+def test_mkls_wheel_is_taken_before_openblas_if_it_multiplies(run_python, tmp_path, wrong):
+    wheel, library = tmp_path / "mkl-1.0.dist-info", build(tmp_path, "libmkl_rt.so.3", wrong)
+    wheel.mkdir()
+    (wheel / "METADATA").write_text("Metadata-Version: 2.1\nName: mkl\nVersion: 1.0\n")
+    (wheel / "RECORD").write_text("libmkl_rt.so.3,,\nmkl-1.0.dist-info/METADATA,,\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + COUNT.format(path=str(library))
+    *name, origin, first, calls = run_python(code).stdout.split()
+    expected = ("openblas", "(scipy-openblas32)", "42.0", "0") if wrong else ("libmkl_rt.so.3", "(mkl)", "42.0", "1")
+    assert (name[0], origin, first, calls) == expected
+
+
+def test_what_mends_the_reference_blas_depends_on_what_is_missing(monkeypatch):
+    monkeypatch.setattr(blas.shim, "find_compiler", lambda: None)
+    assert blas.mend_reference() == advice.install_compiler()
+    monkeypatch.setattr(blas.shim, "find_compiler", lambda: "/usr/bin/cc")
+    assert "LMEXP_CACHE" in blas.mend_reference()
+    monkeypatch.setattr(blas, "_WHEELS", {})
+    assert "scipy-openblas32" in blas.mend_reference()
+    monkeypatch.setenv("LMEXP_BLAS", "off")
+    assert blas.mend_reference() == "unset LMEXP_BLAS"
+
+
 def test_without_a_compiler_one_sentence_says_what_to_type(run_python, no_tools):
     done = run_python(WHEEL_ALONE, PATH=no_tools)
     assert done.stdout.strip() == "reference"
@@ -188,7 +220,7 @@ def test_with_no_blas_at_all_one_sentence_says_what_to_type(run_python):
     done = run_python("from lmexp.platform import blas, prepare; blas._WHEELS.clear(); print(prepare())")
     assert done.stdout.strip() == "reference"
     assert done.stderr.count("\n") == 1
-    assert blas.INSTALL in done.stderr
+    assert "install --reinstall scipy-openblas32" in done.stderr
 
 
 @pytest.mark.parametrize("choice", ["/nowhere/libopenblas.so", "libm.so.6"])
@@ -202,6 +234,12 @@ def test_a_library_that_multiplies_wrongly_is_refused(run_python, tmp_path):
     wrong = build(tmp_path, "libwrong.so", wrong=1)
     done = run_python("from lmexp.platform import prepare; prepare()", check=False, LMEXP_BLAS=str(wrong))
     assert "UserError" in done.stderr
+
+
+@needs_compiler
+def test_a_library_s_plain_names_come_first_since_mlx_asks_for_those(tmp_path):
+    both = build(tmp_path, "libboth.so", more="void scipy_cblas_sgemm(void) {}")
+    assert blas._named(str(both)).prefix == ""
 
 
 @needs_compiler
