@@ -67,7 +67,7 @@ def preload() -> str:
         )
     chosen = _named(choice) if choice else next(_candidates(), None)
     if chosen is None:
-        return _settle_for_reference("no OpenBLAS or MKL was found", _INSTALL)
+        return _settle_for_reference("no OpenBLAS or MKL was found")
     return _make_visible(chosen)
 
 
@@ -86,16 +86,16 @@ def _make_visible(chosen: Blas) -> str:
         shim.lend({product: chosen.address(product) for product in shim.PRODUCTS})
     except shim.ShimError as error:
         if chosen.prefix:
-            return _settle_for_reference(str(error), advice.install_compiler())
+            return _settle_for_reference(str(error))
         ctypes.CDLL(chosen.library._name, mode=ctypes.RTLD_GLOBAL)
     if not _multiplies(Blas(ctypes.CDLL(None), "global scope")):
         raise RuntimeError(f"{chosen.label} was loaded, but the process's cblas_sgemm does not multiply")
     return chosen.label
 
 
-def _settle_for_reference(why: str, mend: str) -> str:
+def _settle_for_reference(why: str) -> str:
     print(
-        f"lmexp: MLX multiplies matrices with its slow reference BLAS, because {why}; to mend it: {mend}",
+        f"lmexp: MLX multiplies matrices with its slow reference BLAS, because {why}; to mend it: {mend_reference()}",
         file=sys.stderr,
     )
     return REFERENCE

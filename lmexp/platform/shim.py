@@ -90,7 +90,7 @@ def _build(path: Path) -> None:
             _compile(compiler, Path(folder) / "shim.so")
             os.replace(Path(folder) / "shim.so", path)
     except OSError as error:
-        raise ShimError(f"the cache folder cannot be written ({error.strerror}; LMEXP_CACHE moves it)") from error
+        raise ShimError(f"the cache folder cannot be written ({error.strerror})") from error
 
 
 def _compile(compiler: str, output: Path) -> None:
