@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from as_on_a_gpu import MlxOnAGpu
 
 from lmexp.model import causal
 from lmexp.model.causal import attend_causally
@@ -34,9 +35,11 @@ def written_out(queries, keys, values):
 
 
 # One block, a block that is full, one token more, several; with and without rows before.
+@pytest.mark.parametrize("device", [mx, MlxOnAGpu()], ids=["here", "gpu"])
 @pytest.mark.parametrize(("time", "n_rows"), [(1, 1), (7, 7), (8, 8), (9, 9), (21, 21), (1, 12), (10, 13)])
-def test_it_is_attention_to_every_row_up_to_its_own(monkeypatch, time, n_rows):
+def test_it_is_attention_to_every_row_up_to_its_own(monkeypatch, device, time, n_rows):
     monkeypatch.setattr(causal, "_BLOCK_QUERIES", 8)
+    monkeypatch.setattr(causal, "mx", device)
     queries, keys, values, _ = inputs(time, n_rows)
     # Sums of a dozen float32 products of order 10.
     np.testing.assert_allclose(
