@@ -176,9 +176,11 @@ def test_a_single_run_that_is_stopped_keeps_its_rows(plan_folder, small, stop):
 def test_a_worker_starts_in_the_environment_of_a_process_that_computes(plan_folder, monkeypatch):
     monkeypatch.setattr(sweep.platform, "environment", lambda: {**os.environ, "FOR_THE_WORKER": "yes"})
     child = sweep._start(plan_runs("tiny", ["seed=0", "arm=plain"])[0])
-    environment = Path(f"/proc/{child.process.pid}/environ").read_bytes()
+    environment = Path(f"/proc/{child.process.pid}/environ")
+    wait_for(environment.read_bytes)  # empty while the kernel still replaces the program
+    found = environment.read_bytes()
     sweep._end(child)
-    assert b"FOR_THE_WORKER=yes" in environment
+    assert b"FOR_THE_WORKER=yes" in found
 
 
 def test_an_interrupt_ends_the_worker_and_keeps_its_rows(plan_folder):
