@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
+from lmexp.model.gate import GateOfHalves
 from lmexp.model.gradient import with_gradient
 
 _GELU_SLOPE, _GELU_CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
@@ -20,10 +21,13 @@ class Activation:
     """An elementwise function f, alone or as the gate of another input."""
 
     def __init__(
-        self, value: Callable[[mx.array], mx.array], value_and_slope: Callable[[mx.array], tuple[mx.array, mx.array]]
+        self,
+        value: Callable[[mx.array], mx.array],
+        value_and_slope: Callable[[mx.array], tuple[mx.array, mx.array]],
+        gate_of_halves: GateOfHalves | None = None,
     ):
-        """Make it from f(x), and from f(x) and f'(x) as the gradient computes them."""
-        self._value, self._value_and_slope = value, value_and_slope
+        """Make it from f(x), from f(x) and f'(x) as the gradient computes them, and from its kernel as a gate."""
+        self._value, self._value_and_slope, self._gate_of_halves = value, value_and_slope, gate_of_halves
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return f(x)."""
@@ -36,14 +40,9 @@ class Activation:
         return y
 
     def gate_of_halves(self, halves: mx.array) -> mx.array:
-        """Return f of the first half times the second: (..., 2 width) to (..., width)."""
-
-        def value(halves: mx.array) -> mx.array:
-            x, gated = mx.split(halves, 2, axis=-1)
-            return self._value(x) * gated
-
-        y: mx.array = with_gradient(value, self._halves_gradient)(halves)
-        return y
+        """Return f of the first half times the second, on a CUDA device: (..., 2 width) to (..., width)."""
+        assert self._gate_of_halves is not None  # every activation that is a gate has it
+        return self._gate_of_halves(halves)
 
     def _gradient(self, x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
         return (cotangent * self._value_and_slope(x.astype(mx.float32))[1]).astype(x.dtype)
@@ -57,14 +56,6 @@ class Activation:
         to_gated = cotangent * self._value_and_slope(for_value)[0]
         return to_x.astype(x.dtype), to_gated.astype(gated.dtype)
 
-    def _halves_gradient(self, halves: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        """Return one array from one kernel: gradients of two halves would have to be copied to lie side by side."""
-        pairs = halves.reshape(*halves.shape[:-1], 2, -1)
-        x, gated = (mx.broadcast_to(pairs[..., half : half + 1, :], pairs.shape) for half in (0, 1))
-        value, slope = self._value_and_slope(x.astype(mx.float32))
-        to_pairs = cotangent[..., None, :] * mx.where(mx.arange(2)[:, None] == 0, gated * slope, value)
-        return to_pairs.astype(halves.dtype).reshape(halves.shape)
-
 
 def _by_two_names(x: mx.array) -> tuple[mx.array, mx.array]:
     """Return x in float32 twice: on a GPU as two expressions, so that nothing computed from them is shared.
@@ -77,14 +68,16 @@ def _by_two_names(x: mx.array) -> tuple[mx.array, mx.array]:
     return x.astype(mx.float32), x.astype(mx.float32)
 
 
-def _swish(z: Callable[[mx.array], mx.array], slope_of_z: Callable[[mx.array], mx.array | float]) -> Activation:
+def _swish(
+    z: Callable[[mx.array], mx.array], slope_of_z: Callable[[mx.array], mx.array | float], gate_of_halves: GateOfHalves
+) -> Activation:
     """Return f(x) = x sigmoid(z(x)), with f' = s (1 + (1 - s) x z'(x)) where s is the sigmoid."""
 
     def value_and_slope(x: mx.array) -> tuple[mx.array, mx.array]:
         s = _sigmoid_apart(z(x))
         return x * s, s * (1 + (1 - s) * (x * slope_of_z(x)))
 
-    return Activation(lambda x: x * mx.sigmoid(z(x)), value_and_slope)
+    return Activation(lambda x: x * mx.sigmoid(z(x)), value_and_slope, gate_of_halves)
 
 
 def _sigmoid_apart(z: mx.array) -> mx.array:
@@ -93,13 +86,18 @@ def _sigmoid_apart(z: mx.array) -> mx.array:
 
 
 # x sigmoid(x), the gate of SwiGLU.
-silu = _swish(lambda x: x, lambda x: 1.0)
+silu = _swish(lambda x: x, lambda x: 1.0, GateOfHalves("silu", "x", "1.0f"))
 
 # GPT-2's form of GELU, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel 2016), through the
 # sigmoid, since 0.5 (1 + tanh z) = sigmoid(2 z): the same function at half the time on a CPU.
 gelu = _swish(
     lambda x: x * (_GELU_SLOPE + _GELU_SLOPE * _GELU_CUBE * (x * x)),
     lambda x: _GELU_SLOPE + 3 * _GELU_SLOPE * _GELU_CUBE * (x * x),
+    GateOfHalves(
+        "gelu",
+        f"{_GELU_SLOPE:.9g}f * x * (1 + {_GELU_CUBE:.9g}f * x * x)",
+        f"{_GELU_SLOPE:.9g}f * (1 + 3 * {_GELU_CUBE:.9g}f * x * x)",
+    ),
 )
 
 # max(x, 0)^2 (So et al. 2021, "Primer").

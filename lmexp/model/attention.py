@@ -9,7 +9,8 @@ from lmexp.model.band import attend_in_blocks
 from lmexp.model.cache import RowsCache, WindowCache
 from lmexp.model.causal import attend_causally
 from lmexp.model.count import matrix_size
-from lmexp.model.joined import apart, joined, joins
+from lmexp.model.heads import Heads
+from lmexp.model.joined import Joined, joins
 from lmexp.model.mask import as_array, visible_rows
 from lmexp.model.norm import RMSNorm
 from lmexp.model.position import DistancePenalty, Rotation
@@ -42,6 +43,8 @@ class Attention(nn.Module):
         if spec.attention_gate:
             self.gate = nn.Linear(spec.d_model, width, bias=spec.bias)
         self.output = nn.Linear(width, spec.d_model, bias=spec.bias)
+        self.joined = Joined(self.query, self.key, self.value, *([self.gate] if spec.attention_gate else []))
+        self.joined_output = Joined(self.output)
 
     def make_cache(self, capacity: int) -> RowsCache:
         """Return an empty cache with room for ``capacity`` tokens."""
@@ -49,6 +52,8 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, cache: RowsCache | None) -> mx.array:
         """Attend to this token and those before it; ``x`` and the result: (batch, time, d_model)."""
+        if cache is None and not (self.spec.qk_norm or self.spec.attention_gate) and joins(self, x):
+            return self._by_few_kernels(x)
         position = 0 if cache is None else cache.position
         projected = self._projected(x)
         queries, keys, values = self._queries_keys_values(projected, position)
@@ -67,10 +72,15 @@ class Attention(nn.Module):
 
     def _projected(self, x: mx.array) -> list[mx.array]:
         """Return queries, keys, values and, where the spec wants it, the gate; (batch, time, width of all heads)."""
-        maps = [self.query, self.key, self.value]
-        if self.spec.attention_gate:
-            maps.append(self.gate)
-        return apart(joined(x, *maps), *maps) if joins(self, x) else [each(x) for each in maps]
+        return self.joined.apart(self.joined(x)) if joins(self, x) else [each(x) for each in self.joined.maps]
+
+    def _by_few_kernels(self, x: mx.array) -> mx.array:
+        """As a call without a cache, where nothing but a rotation comes between the product and the mixing."""
+        rows = x.reshape(-1, x.shape[-1])
+        rotation = self.rotation if self.spec.position == "rope" else None
+        heads = Heads(self.spec.n_heads, self.spec.kv_heads, self.spec.head_dim)
+        mixed = self._mix(*heads.cut(self.joined(rows), *x.shape[:2], rotation), position=0)
+        return self.joined_output(mixed.transpose(0, 2, 1, 3).reshape(len(rows), -1)).reshape(x.shape)
 
     def _queries_keys_values(
         self, projected: Sequence[mx.array], position: int | mx.array

@@ -13,6 +13,7 @@ from lmexp.model.dropout import dropped
 from lmexp.model.experts import make_feedforward
 from lmexp.model.latent import LatentAttention
 from lmexp.model.norm import LayerNorm, RMSNorm
+from lmexp.model.residual import added_and_normed
 from lmexp.model.spec import ModelSpec
 
 
@@ -40,7 +41,7 @@ def make_mixer(spec: ModelSpec, index: int) -> Mixer:
     return kinds[spec.mixers[index]](spec)
 
 
-def make_norm(spec: ModelSpec) -> nn.Module:
+def make_norm(spec: ModelSpec) -> RMSNorm | LayerNorm:
     """Build a norm over d_model; both kinds are computed in float32 whatever the dtype."""
     if spec.norm == "rmsnorm":
         return RMSNorm(spec.d_model, eps=spec.norm_epsilon)
@@ -75,11 +76,13 @@ class Block(nn.Module):
             keys: of dropout, (batch, 2, 2): on the mixer's branch, then the feed-forward's; None: nothing is dropped.
         """
         of_mixer, of_feedforward = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
-        mixed = self.mixer(self.mixer_norm(x), cache)
-        x = x + dropped(self.mixer_output_norm(mixed) if self.norms_output else mixed, self._dropout, of_mixer)
-        fed, load = self.feedforward.with_load(self.feedforward_norm(x))
+        rows, normed = added_and_normed(self.mixer_norm, x.reshape(-1, x.shape[-1]))
+        mixed = self.mixer(normed.reshape(x.shape), cache)
+        mixed = dropped(self.mixer_output_norm(mixed) if self.norms_output else mixed, self._dropout, of_mixer)
+        rows, normed = added_and_normed(self.feedforward_norm, rows, mixed.reshape(rows.shape))
+        fed, load = self.feedforward.with_load(normed)
         fed = self.feedforward_output_norm(fed) if self.norms_output else fed
-        return x + dropped(fed, self._dropout, of_feedforward), load
+        return rows.reshape(x.shape) + dropped(fed.reshape(x.shape), self._dropout, of_feedforward), load
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""

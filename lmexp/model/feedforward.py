@@ -5,7 +5,7 @@ import mlx.nn as nn
 
 from lmexp.model.activation import ACTIVATIONS, Activation
 from lmexp.model.count import matrix_size
-from lmexp.model.joined import joined, joins
+from lmexp.model.joined import Joined, joins
 from lmexp.model.spec import GATED, ModelSpec
 
 
@@ -17,9 +17,12 @@ class FeedForward(nn.Module):
         self._activation = activation
         self.up = nn.Linear(spec.d_model, spec.hidden_width, bias=spec.bias)
         self.down = nn.Linear(spec.hidden_width, spec.d_model, bias=spec.bias)
+        self.joined_up, self.joined_down = Joined(self.up), Joined(self.down)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Map (batch, time, d_model) to the same shape, each token by itself."""
+        """Map (..., d_model) to the same shape, each token by itself."""
+        if joins(self, x):
+            return self.joined_down(self._activation(self.joined_up(x)))
         return self.down(self._activation(self.up(x)))
 
     def with_load(self, x: mx.array) -> tuple[mx.array, None]:
@@ -40,11 +43,12 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(spec.d_model, spec.hidden_width, bias=spec.bias)
         self.up = nn.Linear(spec.d_model, spec.hidden_width, bias=spec.bias)
         self.down = nn.Linear(spec.hidden_width, spec.d_model, bias=spec.bias)
+        self.joined, self.joined_down = Joined(self.gate, self.up), Joined(self.down)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Map (batch, time, d_model) to the same shape, each token by itself."""
+        """Map (..., d_model) to the same shape, each token by itself."""
         if joins(self, x):
-            return self.down(self._activation.gate_of_halves(joined(x, self.gate, self.up)))
+            return self.joined_down(self._activation.gate_of_halves(self.joined(x)))
         return self.down(self._activation.gate(self.gate(x), self.up(x)))
 
     def with_load(self, x: mx.array) -> tuple[mx.array, None]:

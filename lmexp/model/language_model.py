@@ -15,6 +15,7 @@ from lmexp.model.dropout import dropped
 from lmexp.model.experts import Experts
 from lmexp.model.future import FutureModule
 from lmexp.model.likelihood import mean_nats
+from lmexp.model.lookup import looked_up
 from lmexp.model.position import LearnedPosition, SinusoidalPosition
 from lmexp.model.recompute import recomputed
 from lmexp.model.spec import ADDED_POSITIONS, ModelSpec
@@ -203,10 +204,7 @@ class LanguageModel(nn.Module):
         return [block.feedforward for block in blocks if isinstance(block.feedforward, Experts)]
 
     def _embed(self, tokens: mx.array, position: int | mx.array, keys: mx.array | None) -> mx.array:
-        weight = self.embedding.weight
-        # The gradient adds up all uses of a token. In bfloat16 such a sum stops growing at 256 terms; in float32 it is
-        # exact enough, and where weights are float32 already the casts are nothing.
-        x = weight.astype(mx.float32)[tokens].astype(weight.dtype)
+        x = looked_up(self.embedding.weight, tokens)
         if self.spec.scale_embedding:
             x = x * math.sqrt(self.spec.d_model)
         if self.spec.position in ADDED_POSITIONS:

@@ -89,6 +89,10 @@ class Rotation:
         is_text = isinstance(position, int) and position == 0 and heads.shape[2] > 1
         return self._text(heads) if is_text and not _HAS_KERNEL else self._kernel(heads, position)
 
+    def table(self, time: int) -> mx.array:
+        """Return the cosines of a text's pairs, then their sines: (time, 1, 2, width / 2) float32."""
+        return _tables(self._frequencies, time, self.temperature, 1)[0]
+
     def _text(self, heads: mx.array) -> mx.array:
         """Rotate from position 0 on, written out so that ``mx.compile`` makes one kernel of it, and of its gradient.
 

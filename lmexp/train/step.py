@@ -119,14 +119,12 @@ class Stepper:
 
     def _gradient(self, inputs: mx.array, targets: mx.array, keys: mx.array | None) -> tuple[Measured, Any]:
         """Return what was measured, and the objective's gradient: in the masters' layout, in float32."""
-        before = self.model.trainable_parameters()
 
         def loss_of(weights: Any) -> tuple[mx.array, Measured]:
-            self.model.update(weights)
-            return self.objective(self.model, inputs, targets, keys)
+            with self.masters.lent(weights):
+                return self.objective(self.model, inputs, targets, keys)
 
         (_, measured), gradient = mx.value_and_grad(loss_of)(self.masters.weights(self.compute_dtype))
-        self.model.update(before)
         return measured, self.masters.gathered(gradient)
 
     def _apply_gradient(self, gradient: Any, measured: Measured, lr: mx.array) -> Measured:

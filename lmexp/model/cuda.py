@@ -1,0 +1,172 @@
+"""Kernels of our own on a CUDA device: one for what MLX would do in several, each a pass over memory and a hand-out.
+
+Whatever has such a kernel has a formula too, which every other device computes and the tests hold the kernel to.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+
+PACK = 8  # numbers that a thread takes at once: 16 bytes of bfloat16
+_THREADS = 256  # of a block
+_WARP = 32  # threads
+
+# What the bodies share. MLX puts a body into a function whose arguments are its arrays, named as here.
+HEADER = r"""
+template <typename T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T numbers[N]; };
+
+template <typename T, int N>
+__device__ inline bool is_aligned(const T* place) {
+  return reinterpret_cast<unsigned long long>(place) % alignof(Pack<T, N>) == 0;
+}
+
+// N numbers that lie side by side, computed with in float32; the place is aligned to all of them, or to 16 bytes.
+template <typename T, int N>
+__device__ inline void load(const T* from, float (&to)[N]) {
+  const auto pack = *reinterpret_cast<const Pack<T, N>*>(from);
+#pragma unroll
+  for (int i = 0; i < N; i++) to[i] = static_cast<float>(pack.numbers[i]);
+}
+
+template <typename T, int N>
+__device__ inline void store(T* to, const float (&from)[N]) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < N; i++) pack.numbers[i] = static_cast<T>(from[i]);
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// The same from anywhere, and from numbers that lie apart.
+template <typename T, int N>
+__device__ inline void load_each(const T* from, float (&to)[N], long long step = 1) {
+#pragma unroll
+  for (int i = 0; i < N; i++) to[i] = static_cast<float>(from[i * step]);
+}
+
+// The sum over the threads of a row of the block (all with one threadIdx.y), told to each; a row is whole warps.
+__device__ inline float row_sum(float x, float* scratch) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffff, x, step);
+  const int warps = blockDim.x / 32;
+  if (warps == 1) return x;
+  float* sums = scratch + threadIdx.y * warps;
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = x;
+  __syncthreads();
+  float total = 0;
+  for (int warp = 0; warp < warps; warp++) total += sums[warp];
+  return total;
+}
+"""
+
+
+def is_default() -> bool:
+    """Tell whether MLX computes on a CUDA device."""
+    return mx.default_device() == mx.gpu and not mx.metal.is_available()
+
+
+class Kernel:
+    """A kernel by its CUDA source, compiled when it is first called.
+
+    Args:
+        name: one for each source.
+        inputs, outputs: the names of its arrays in the source. An input is row-contiguous (copied if it is not), unless
+            the source asks for its strides.
+        source: the body of the function; it may use ``HEADER``, and ``NAME_shape`` and ``NAME_strides`` of an input.
+        functions: what else it may use.
+    """
+
+    def __init__(self, name: str, inputs: Sequence[str], outputs: Sequence[str], source: str, functions: str = ""):
+        self.name, self.inputs, self.outputs, self.source = name, list(inputs), list(outputs), source
+        self.header = HEADER + functions
+
+    def __call__(
+        self,
+        inputs: Sequence[mx.array],
+        outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
+        blocks: tuple[int, int],
+        threads: tuple[int, int],
+        **constants: bool | int | mx.Dtype,
+    ) -> list[mx.array]:
+        """Return the outputs, of the shapes and dtypes given.
+
+        Args:
+            inputs: as named.
+            outputs: shape and dtype of each.
+            blocks: how many, along x and y.
+            threads: of a block, along x and y.
+            constants: names that the source may use: numbers, and dtypes as types. Together they say what is compiled:
+                the dtypes of the inputs must follow from them.
+        """
+        found: list[mx.array] = self._function(
+            inputs=list(inputs),
+            template=list(constants.items()),
+            grid=(blocks[0] * threads[0], blocks[1] * threads[1], 1),
+            threadgroup=(*threads, 1),
+            output_shapes=[tuple(shape) for shape, _ in outputs],
+            output_dtypes=[dtype for _, dtype in outputs],
+        )
+        return found
+
+    @cached_property
+    def _function(self) -> Any:
+        return mx.fast.cuda_kernel(
+            name=f"lmexp_{self.name}",
+            input_names=self.inputs,
+            output_names=self.outputs,
+            source=self.source,
+            header=self.header,
+            ensure_row_contiguous="_strides" not in self.source,
+        )
+
+
+def as_rows(x: mx.array) -> mx.array:
+    """Return (..., width) as (rows, width): itself, if it is that already, since even a view costs the host a little."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def over_rows(n_rows: int, width: int, pack: int) -> dict[str, tuple[int, int]]:
+    """Return ``blocks`` and ``threads`` for rows of so many numbers, of which a thread takes ``pack``.
+
+    Rows are along the blocks' x and the threads' y; what a row is made of along the blocks' y and the threads' x.
+    """
+    rows_of_a_block = _THREADS // _WARP
+    blocks = -(-n_rows // rows_of_a_block), -(-width // (pack * _WARP))
+    return {"blocks": blocks, "threads": (_WARP, rows_of_a_block)}
+
+
+def threads_of_a_row(width: int) -> int:
+    """Return how many threads take a row of so many numbers, ``PACK`` each: whole warps."""
+    return -(-width // (PACK * _WARP)) * _WARP
+
+
+def column_sums(rows: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Return the sum of float32 rows, (rows, width) to (width,), as ``dtype``: MLX's own takes three kernels."""
+    n_rows, width = rows.shape
+    blocks = -(-width // _WARP)
+    return _COLUMN_SUMS([rows], [((width,), dtype)], (blocks, 1), (_WARP, _WARP), T=dtype, ROWS=n_rows, WIDTH=width)[0]
+
+
+# A block takes 32 columns; its 32 rows of threads share the rows.
+_COLUMN_SUMS = Kernel(
+    "column_sums",
+    ["rows"],
+    ["sums"],
+    r"""
+  __shared__ float found[32][33];
+  const int column = blockIdx.x * 32 + threadIdx.x;
+  float total = 0;
+  if (column < WIDTH)
+    for (int row = threadIdx.y; row < ROWS; row += 32) total += rows[static_cast<long long>(row) * WIDTH + column];
+  found[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  if (threadIdx.y == 0 && column < WIDTH) {
+    total = 0;
+    for (int part = 0; part < 32; part++) total += found[part][threadIdx.x];
+    sums[column] = static_cast<T>(total);
+  }
+""",
+)
