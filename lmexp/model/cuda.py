@@ -19,7 +19,7 @@ template <typename T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T numbers[N]; };
 
 template <typename T, int N>
-__device__ inline bool is_aligned(const T* place) {
+__device__ inline bool begins_pack(const T* place) {
   return reinterpret_cast<unsigned long long>(place) % alignof(Pack<T, N>) == 0;
 }
 
@@ -39,9 +39,10 @@ __device__ inline void store(T* to, const float (&from)[N]) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
-// The same from anywhere, and from numbers that lie apart.
+// The same from numbers that may begin anywhere, or lie apart.
 template <typename T, int N>
-__device__ inline void load_each(const T* from, float (&to)[N], long long step = 1) {
+__device__ inline void load_anywhere(const T* from, float (&to)[N], long long step = 1) {
+  if (step == 1 && begins_pack<T, N>(from)) return load(from, to);
 #pragma unroll
   for (int i = 0; i < N; i++) to[i] = static_cast<float>(from[i * step]);
 }

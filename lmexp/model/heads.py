@@ -91,12 +91,12 @@ __device__ inline void turn(
   const T* here = head + first * step;
   const T* there = is_turned ? head + (is_second ? first - half : first + half) * step : here;
   float partner[N];
-  if (step == 1 && is_aligned<T, N>(here) && is_aligned<T, N>(there)) {
-    load(here, to);
+  if (step == 1 && begins_pack<T, N>(here) && begins_pack<T, N>(there)) {
+    load(here, to);  // both are under way before either is waited for
     load(there, partner);
   } else {
-    load_each(here, to, step);
-    load_each(there, partner, step);
+    load_anywhere(here, to, step);
+    load_anywhere(there, partner, step);
   }
   if (!is_turned) return;
   const float* cosines = angles + (is_second ? first - half : first);

@@ -41,7 +41,7 @@ _LOOK_UP = cuda.Kernel(
   const long long row = static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= ids_shape[0] || column >= WIDTH) return;
   float numbers[8];
-  load_each(table + static_cast<long long>(ids[row]) * WIDTH + column, numbers);
+  load_anywhere(table + static_cast<long long>(ids[row]) * WIDTH + column, numbers);
   store(rows + row * WIDTH + column, numbers);
 """,
 )

@@ -100,12 +100,13 @@ _FORWARD = cuda.Kernel(
   const int row = blockIdx.y * blockDim.y + threadIdx.y;
   const bool is_inside = row < x_shape[0] && column < WIDTH;
   const long long at = static_cast<long long>(row) * WIDTH + column;
-  float v[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  float v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, added[8], g[8], b[8];
   if (is_inside) {
     load(x + at, v);
+    if (HAS_BRANCH) load(branch + at, added);
+    load_anywhere(gain + column, g);
+    if (HAS_BIAS) load_anywhere(bias + column, b);
     if (HAS_BRANCH) {
-      float added[8];
-      load(branch + at, added);
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = static_cast<float>(static_cast<T>(v[i] + added[i]));  // as it is kept
       store(sum + at, v);
@@ -113,9 +114,6 @@ _FORWARD = cuda.Kernel(
   }
   const float scale = centre(v, CENTRED, is_inside, WIDTH, epsilon[0], scratch);
   if (is_inside) {
-    float g[8], b[8];
-    load_each(gain + column, g);
-    if (HAS_BIAS) load_each(bias + column, b);
 #pragma unroll
     for (int i = 0; i < 8; i++) v[i] = v[i] * scale * g[i] + (HAS_BIAS ? b[i] : 0);
     store(normed + at, v);
@@ -134,7 +132,7 @@ _GRADIENT = cuda.Kernel(
   __shared__ float found[THREADS * 8];
   const int column = threadIdx.x * 8;
   float g[8] = {0, 0, 0, 0, 0, 0, 0, 0}, to_gain[8] = {0, 0, 0, 0, 0, 0, 0, 0}, to_bias[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  if (column < WIDTH) load_each(gain + column, g);
+  if (column < WIDTH) load_anywhere(gain + column, g);
   // Every thread of a block takes part in every round: they add up rows together.
   for (int first = blockIdx.x * blockDim.y; first < x_shape[0]; first += gridDim.x * blockDim.y) {
     const int row = first + threadIdx.y;

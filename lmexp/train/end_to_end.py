@@ -53,7 +53,7 @@ _SOURCE = r"""
   const int first = place[1] + threadIdx.x * 8, size = place[2];
   const T* from = pieces[place[0]] + first;
   float* to = vector + place[3] + threadIdx.x * 8;
-  if (first + 8 <= size && is_aligned<T, 8>(from) && is_aligned<float, 8>(to)) {
+  if (first + 8 <= size && begins_pack<T, 8>(from) && begins_pack<float, 8>(to)) {
     float numbers[8];
     load(from, numbers);
     store(to, numbers);
