@@ -1,8 +1,8 @@
-"""CUDA kernels run on a CPU: each thread of a block is a thread of the process, one block after the other.
+"""CUDA kernels run on a CPU, one block after the other; the threads of a block take turns.
 
-So the very source that a GPU gets is held to its formula where there is no GPU. What it does not know is a GPU's memory
-and timing: threads of a warp that do not wait for each other are not caught, and neither are addresses that only a GPU
-refuses.
+So the very source that a GPU gets is held to its formula where there is no GPU. Threads that do not all wait for the
+same end the process, and so does an address that is not a multiple of what is read there at once. What this does not
+know is a GPU's memory and timing, and what its compiler refuses.
 """
 
 import ctypes
@@ -11,154 +11,195 @@ import hashlib
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from as_on_a_gpu import MlxOnAGpu
 
 _TYPES = {mx.float32: "float", mx.bfloat16: "bfloat16", mx.int32: "int"}
 _NUMPY = {mx.float32: np.float32, mx.bfloat16: np.uint16, mx.int32: np.int32}
 
+# The threads, compiled once: what a kernel calls, and what calls the kernel.
 _DEVICE = r"""
-#include <atomic>
-#include <barrier>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
+#include <cstdlib>
 #include <memory>
-#include <thread>
+#include <ucontext.h>
 #include <vector>
 
-struct bfloat16 {
-  uint16_t bits;
-  bfloat16() = default;
-  explicit bfloat16(float x) {
-    uint32_t u;
-    std::memcpy(&u, &x, 4);
-    bits = std::isnan(x) ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to the nearest, ties to even
-  }
-  explicit operator float() const {
-    uint32_t u = static_cast<uint32_t>(bits) << 16;
-    float x;
-    std::memcpy(&x, &u, 4);
-    return x;
-  }
-};
 struct Place { int x, y, z; };
-static thread_local Place threadIdx, blockIdx;
-static Place blockDim, gridDim;
-static float lanes[1024];
-static std::unique_ptr<std::barrier<>> block;
-static std::vector<std::unique_ptr<std::barrier<>>> warps;
-static int me() { return threadIdx.y * blockDim.x + threadIdx.x; }
-static void __syncthreads() { block->arrive_and_wait(); }
-static float __shfl_xor_sync(unsigned, float x, int step) {
-  lanes[me()] = x;
-  warps[me() / 32]->arrive_and_wait();
-  const float other = lanes[me() ^ step];
-  warps[me() / 32]->arrive_and_wait();
+Place threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+constexpr int kStack = 1 << 16;
+struct Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  char waits_for;  // 's' for all threads, 'x' for a value from another, 0 when it is done
+};
+std::vector<Thread> threads;
+ucontext_t scheduler;
+int me;
+float lanes[1024];
+void (*body)(void**, int**, long long**);
+void** arrays;
+int** shapes;
+long long** steps;
+
+void run_body() {
+  body(arrays, shapes, steps);
+  threads[me].waits_for = 0;
+}
+
+void wait(char what) {
+  threads[me].waits_for = what;
+  swapcontext(&threads[me].context, &scheduler);
+}
+
+// Every thread goes on to its next wait, over and over; all must wait for the same.
+void run_block() {
+  for (auto& thread : threads) {
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack.get();
+    thread.context.uc_stack.ss_size = kStack;
+    thread.context.uc_link = &scheduler;
+    makecontext(&thread.context, run_body, 0);
+  }
+  do {
+    for (me = 0; me < static_cast<int>(threads.size()); me++) {
+      threadIdx = {me % blockDim.x, me / blockDim.x, 0};
+      swapcontext(&scheduler, &threads[me].context);
+      if (threads[me].waits_for != threads[0].waits_for) abort();
+    }
+  } while (threads[0].waits_for);
+}
+}  // namespace
+
+void __syncthreads() { wait('s'); }
+
+float __shfl_xor_sync(unsigned, float x, int step) {
+  lanes[me] = x;
+  wait('x');
+  const float other = lanes[me ^ step];
+  wait('x');
   return other;
 }
-static float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
-#define __expf(x) std::exp(x)
+
+extern "C" void launch(void (*the_body)(void**, int**, long long**), void** the_arrays, int** the_shapes,
+                       long long** the_steps, const int* grid, const int* block) {
+  body = the_body, arrays = the_arrays, shapes = the_shapes, steps = the_steps;
+  blockDim = {block[0], block[1], 1};
+  gridDim = {grid[0], grid[1], 1};
+  threads = std::vector<Thread>(block[0] * block[1]);
+  for (int at = 0; at < grid[0] * grid[1]; at++) {
+    blockIdx = {at % grid[0], at / grid[0], 0};
+    run_block();
+  }
+}
+"""
+
+_LANGUAGE = r"""
+struct Place { int x, y, z; };
+extern Place threadIdx, blockIdx, blockDim, gridDim;
+void __syncthreads();
+float __shfl_xor_sync(unsigned, float, int);
+static int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
+static float __int_as_float(int bits) { return __builtin_bit_cast(float, bits); }
+static float rsqrtf(float x) { return 1.0f / __builtin_sqrtf(x); }
+static float __expf(float x) { return __builtin_expf(x); }
 static float __fdividef(float x, float y) { return x / y; }
-using std::min;
+static int min(int a, int b) { return a < b ? a : b; }
+struct bfloat16 {
+  unsigned short bits;
+  bfloat16() = default;
+  explicit bfloat16(float x) {
+    const unsigned u = __float_as_int(x);
+    bits = x != x ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to the nearest, ties to even
+  }
+  explicit operator float() const { return __int_as_float(bits << 16); }
+};
 #define __device__ static
 #define __shared__ static
 """
 
-_RUN = r"""
-extern "C" void run(void** arrays, int** shapes, long long** strides, const int* grid, const int* threads) {
-  blockDim = {threads[0], threads[1], 1};
-  gridDim = {grid[0], grid[1], 1};
-  const int count = threads[0] * threads[1];
-  auto walk = [&](int thread, bool together) {
-    threadIdx = {thread % threads[0], thread / threads[0], 0};
-    for (int y = 0; y < grid[1]; y++) {
-      for (int x = 0; x < grid[0]; x++) {
-        blockIdx = {x, y, 0};
-        body(ARGUMENTS);
-        if (together) block->arrive_and_wait();
-      }
-    }
-  };
-  if (!TOGETHER) {
-    for (int thread = 0; thread < count; thread++) walk(thread, false);
-    return;
-  }
-  block = std::make_unique<std::barrier<>>(count);
-  warps.clear();
-  for (int warp = 0; warp * 32 < count; warp++) warps.push_back(std::make_unique<std::barrier<>>(32));
-  std::vector<std::thread> all;
-  for (int thread = 0; thread < count; thread++) all.emplace_back(walk, thread, true);
-  for (auto& each : all) each.join();
-}
-"""
+
+class MlxWithCuda(MlxOnAGpu):
+    """MLX as a module sees it where there is a CUDA device: its own kernels run here.
+
+    Args:
+        folder: for compiled kernels; processes can share it.
+    """
+
+    def __init__(self, folder):
+        self.fast = _Fast(folder)
 
 
-class Emulator:
-    """Stands in for ``mx.fast``: its ``cuda_kernel`` runs here; everything else is MLX's."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.ran = folder, []
+class _Fast:
+    def __init__(self, folder):
+        self._folder, self.ran = folder, []
 
     def __getattr__(self, name):
         return getattr(mx.fast, name)
 
     def cuda_kernel(self, name, input_names, output_names, source, header, ensure_row_contiguous):
-        self.ran.append(name)
-        return functools.partial(self._run, input_names, output_names, source, header, ensure_row_contiguous)
+        return functools.partial(self._run, name, input_names, output_names, source, header, ensure_row_contiguous)
 
-    def _run(self, names, output_names, source, header, is_contiguous, inputs, template, grid, threadgroup, **outputs):
-        blocks = [size // threads for size, threads in zip(grid, threadgroup, strict=True)]
-        dtypes = [array.dtype for array in inputs] + outputs["output_dtypes"]
-        program = _program([*names, *output_names], len(inputs), dtypes, source, header, template)
-        function = _compiled(program, self.folder)
+    def _run(self, name, inputs_named, outputs_named, source, header, is_contiguous, inputs, template, **launch):
+        self.ran.append(name)
+        dtypes = [array.dtype for array in inputs] + launch["output_dtypes"]
+        program = _program([*inputs_named, *outputs_named], len(inputs), dtypes, source, header, template)
         arrays = [_to_numpy(array, is_contiguous) for array in inputs]
         shapes = [(ctypes.c_int * max(array.ndim, 1))(*array.shape) for array in arrays]
-        strides = [
+        steps = [
             (ctypes.c_longlong * max(array.ndim, 1))(*(step // array.itemsize for step in array.strides))
             for array in arrays
         ]
-        results = [_unwritten(*output) for output in zip(outputs["output_shapes"], dtypes[len(inputs) :], strict=True)]
-        function(
-            _addresses([array.ctypes.data for array in (*arrays, *results)]),
-            _addresses([ctypes.addressof(shape) for shape in shapes]),
-            _addresses([ctypes.addressof(stride) for stride in strides]),
+        outputs = [_unwritten(*each) for each in zip(launch["output_shapes"], dtypes[len(inputs) :], strict=True)]
+        blocks = [size // threads for size, threads in zip(launch["grid"], launch["threadgroup"], strict=True)]
+        device = ctypes.CDLL(str(_compiled(_DEVICE, self._folder)), mode=ctypes.RTLD_GLOBAL)
+        device.launch(
+            ctypes.CDLL(str(_compiled(program, self._folder))).body,
+            _addresses(array.ctypes.data for array in (*arrays, *outputs)),
+            _addresses(ctypes.addressof(shape) for shape in shapes),
+            _addresses(ctypes.addressof(step) for step in steps),
             (ctypes.c_int * 2)(*blocks[:2]),
-            (ctypes.c_int * 2)(*threadgroup[:2]),
+            (ctypes.c_int * 2)(*launch["threadgroup"][:2]),
         )
-        return [_to_mlx(result, dtype) for result, dtype in zip(results, dtypes[len(inputs) :], strict=True)]
+        return [_to_mlx(output, dtype) for output, dtype in zip(outputs, dtypes[len(inputs) :], strict=True)]
 
 
 def _program(names, n_inputs, dtypes, source, header, template):
-    parameters, arguments = [], []
-    for index, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-        const = "const " * (index < n_inputs)
-        parameters.append(f"{const}{_TYPES[dtype]}* {name}")
-        arguments.append(f"static_cast<{_TYPES[dtype]}*>(arrays[{index}])")
-        if index < n_inputs:
-            parameters += [f"const int* {name}_shape", f"const long long* {name}_strides"]
-            arguments += [f"shapes[{index}]", f"strides[{index}]"]
+    arrays = [
+        f"{'const ' * (index < n_inputs)}{_TYPES[dtype]}* {name} = static_cast<{_TYPES[dtype]}*>(all_arrays[{index}]);"
+        for index, (name, dtype) in enumerate(zip(names, dtypes, strict=True))
+    ]
+    facts = [
+        f"const int* {name}_shape = all_shapes[{index}]; const long long* {name}_strides = all_steps[{index}];"
+        for index, name in enumerate(names[:n_inputs])
+    ]
     constants = [
         f"using {name} = {_TYPES[value]};" if isinstance(value, mx.Dtype) else f"constexpr int {name} = {int(value)};"
         for name, value in template
     ]
-    body = f"static void body({', '.join(parameters)}) {{ {' '.join(constants)}\n{source}\n}}\n"
-    run = _RUN.replace("ARGUMENTS", ", ".join(arguments))
-    return _DEVICE + header + body + run.replace("TOGETHER", "true" if "__shared__" in source else "false")
+    lines = "\n".join([*constants, *arrays, *facts, source])
+    return f'{_LANGUAGE}{header}extern "C" void body(void** all_arrays, int** all_shapes, long long** all_steps) {{\n{lines}\n}}\n'
 
 
 def _compiled(program, folder):
+    """Return the library of a program; built under a name of this process's own first, since others share the folder."""
     library = folder / f"{hashlib.sha256(program.encode()).hexdigest()[:16]}.so"
     if not library.exists():
-        command = [shutil.which("g++"), "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-pthread", "-x", "c++", "-", "-o", library]
+        building = library.with_suffix(f".{os.getpid()}")
+        # The sanitizer ends a process that reads several numbers at once where they do not begin.
+        checks = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+        command = [shutil.which("g++"), "-std=c++20", "-O1", "-w", *checks, "-shared", "-fPIC", "-x", "c++"]
         # As Python knows the environment: for the C library lmexp puts a compiler of its own in front.
-        subprocess.run(command, input=program, text=True, check=True, env=dict(os.environ))
-    return ctypes.CDLL(str(library)).run
+        subprocess.run([*command, "-", "-o", building], input=program, text=True, check=True, env=dict(os.environ))
+        building.replace(library)
+    return library
 
 
 def _addresses(values):
+    values = list(values)
     return (ctypes.c_void_p * len(values))(*values)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from lmexp.model import cuda
 from lmexp.model.gradient import with_gradient
@@ -33,15 +34,17 @@ def _has_kernel(x: mx.array) -> bool:
 
 
 def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) -> tuple[mx.array, mx.array]:
-    epsilon, is_centred, width = mx.array(norm.eps), isinstance(norm, LayerNorm), x.shape[-1]
+    is_centred, width = isinstance(norm, LayerNorm), x.shape[-1]
     threads = cuda.threads_of_a_row(width)
     rows_of_a_block = max(1, _THREADS // threads)
-    constants = {"T": x.dtype, "WIDTH": width, "CENTRED": is_centred}
+    # As an array it would lie in the host's memory, and every block would wait for it.
+    epsilon = int(np.float32(norm.eps).view(np.int32))
+    constants = {"T": x.dtype, "WIDTH": width, "CENTRED": is_centred, "EPSILON": epsilon}
 
     def forward(x: mx.array, gain: mx.array, *more: mx.array) -> list[mx.array]:
         bias, *branches = more if "bias" in norm else (gain, *more)
         total, normed = _FORWARD(
-            [x, *(branches or [x]), gain, bias, epsilon],
+            [x, *(branches or [x]), gain, bias],
             [(x.shape if branches else (1,), x.dtype), (x.shape, x.dtype)],
             blocks=(1, -(-len(x) // rows_of_a_block)),
             threads=(threads, rows_of_a_block),
@@ -55,7 +58,7 @@ def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) 
         gain, total, (to_total, to_normed) = primals[1], outputs[0], cotangents
         n_blocks = min(_BLOCKS, -(-len(total) // rows_of_a_block))
         to_x, partial = _GRADIENT(
-            [total, gain, epsilon, to_normed, to_total],
+            [total, gain, to_normed, to_total],
             [(total.shape, x.dtype), ((n_blocks, (2 if is_centred else 1) * width), mx.float32)],
             blocks=(n_blocks, 1),
             threads=(threads, rows_of_a_block),
@@ -92,7 +95,7 @@ __device__ inline float centre(float (&v)[8], bool is_centred, bool is_inside, i
 
 _FORWARD = cuda.Kernel(
     "norm",
-    ["x", "branch", "gain", "bias", "epsilon"],
+    ["x", "branch", "gain", "bias"],
     ["sum", "normed"],
     r"""
   __shared__ float scratch[32];
@@ -112,7 +115,7 @@ _FORWARD = cuda.Kernel(
       store(sum + at, v);
     }
   }
-  const float scale = centre(v, CENTRED, is_inside, WIDTH, epsilon[0], scratch);
+  const float scale = centre(v, CENTRED, is_inside, WIDTH, __int_as_float(EPSILON), scratch);
   if (is_inside) {
 #pragma unroll
     for (int i = 0; i < 8; i++) v[i] = v[i] * scale * g[i] + (HAS_BIAS ? b[i] : 0);
@@ -125,7 +128,7 @@ _FORWARD = cuda.Kernel(
 # With y = (x - mean) scale and u = gain dy: dx = scale (u - mean(u) - y mean(u y)), the middle term if centred only.
 _GRADIENT = cuda.Kernel(
     "norm_gradient",
-    ["x", "gain", "epsilon", "to_normed", "to_sum"],
+    ["x", "gain", "to_normed", "to_sum"],
     ["to_x", "partial"],
     r"""
   __shared__ float scratch[32];
@@ -144,7 +147,7 @@ _GRADIENT = cuda.Kernel(
       load(to_normed + at, u);
       load(to_sum + at, skipped);
     }
-    const float scale = centre(y, CENTRED, is_inside, WIDTH, epsilon[0], scratch);
+    const float scale = centre(y, CENTRED, is_inside, WIDTH, __int_as_float(EPSILON), scratch);
     float sum = 0, product = 0;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
