@@ -1,6 +1,7 @@
 """What every test shares: caches of its own, the machine's BLAS, a small corpus, a run that takes a second."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,38 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["LMEXP_CACHE"] = cache.name
     os.environ.pop("LMEXP_DATA", None)
     platform.prepare()
+
+
+@pytest.fixture(scope="session")
+def _emulated(tmp_path_factory):
+    """Return MLX with a CUDA device that runs here; the workers share what is compiled for it."""
+    from emulated_cuda import MlxWithCuda
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulated-cuda"
+    folder.mkdir(exist_ok=True)
+    return MlxWithCuda(folder)
+
+
+@pytest.fixture
+def cuda_kernels(monkeypatch, request):
+    """Let our own CUDA kernels run, emulated where there is no such device; returns the names of those that ran."""
+    import mlx.core as mx
+
+    from lmexp.model import cuda
+
+    ran, call = [], cuda.Kernel.__call__
+
+    def noted(kernel, *arguments, **named):
+        ran.append(kernel.name)
+        return call(kernel, *arguments, **named)
+
+    monkeypatch.setattr(cuda.Kernel, "__call__", noted)
+    if not mx.cuda.is_available():
+        if shutil.which("g++") is None:
+            pytest.skip("emulating CUDA takes g++")
+        monkeypatch.setattr(cuda, "mx", request.getfixturevalue("_emulated"))
+    return ran
 
 
 @pytest.fixture

@@ -135,16 +135,15 @@ class MlxWithCuda(MlxOnAGpu):
 
 class _Fast:
     def __init__(self, folder):
-        self._folder, self.ran = folder, []
+        self._folder = folder
 
     def __getattr__(self, name):
         return getattr(mx.fast, name)
 
     def cuda_kernel(self, name, input_names, output_names, source, header, ensure_row_contiguous):
-        return functools.partial(self._run, name, input_names, output_names, source, header, ensure_row_contiguous)
+        return functools.partial(self._run, input_names, output_names, source, header, ensure_row_contiguous)
 
-    def _run(self, name, inputs_named, outputs_named, source, header, is_contiguous, inputs, template, **launch):
-        self.ran.append(name)
+    def _run(self, inputs_named, outputs_named, source, header, is_contiguous, inputs, template, **launch):
         dtypes = [array.dtype for array in inputs] + launch["output_dtypes"]
         program = _program([*inputs_named, *outputs_named], len(inputs), dtypes, source, header, template)
         arrays = [_to_numpy(array, is_contiguous) for array in inputs]
@@ -181,11 +180,12 @@ def _program(names, n_inputs, dtypes, source, header, template):
         for name, value in template
     ]
     lines = "\n".join([*constants, *arrays, *facts, source])
-    return f'{_LANGUAGE}{header}extern "C" void body(void** all_arrays, int** all_shapes, long long** all_steps) {{\n{lines}\n}}\n'
+    name = 'extern "C" void body(void** all_arrays, int** all_shapes, long long** all_steps)'
+    return f"{_LANGUAGE}{header}{name} {{\n{lines}\n}}\n"
 
 
 def _compiled(program, folder):
-    """Return the library of a program; built under a name of this process's own first, since others share the folder."""
+    """Return the library of a program; others share the folder, so it is built under a name of this process's own."""
     library = folder / f"{hashlib.sha256(program.encode()).hexdigest()[:16]}.so"
     if not library.exists():
         building = library.with_suffix(f".{os.getpid()}")

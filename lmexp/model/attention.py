@@ -76,11 +76,13 @@ class Attention(nn.Module):
 
     def _by_few_kernels(self, x: mx.array) -> mx.array:
         """As a call without a cache, where nothing but a rotation comes between the product and the mixing."""
-        rows = x.reshape(-1, x.shape[-1])
-        rotation = self.rotation if self.spec.position == "rope" else None
+        (batch, time, width), rotation = x.shape, None
+        if self.spec.position == "rope":
+            rotation = self.rotation
         heads = Heads(self.spec.n_heads, self.spec.kv_heads, self.spec.head_dim)
-        mixed = self._mix(*heads.cut(self.joined(rows), *x.shape[:2], rotation), position=0)
-        return self.joined_output(mixed.transpose(0, 2, 1, 3).reshape(len(rows), -1)).reshape(x.shape)
+        product = self.joined(x.reshape(batch * time, width))
+        mixed = self._mix(*heads.cut(product, batch, time, rotation), position=0)
+        return self.joined_output(mixed.transpose(0, 2, 1, 3).reshape(batch * time, -1)).reshape(x.shape)
 
     def _queries_keys_values(
         self, projected: Sequence[mx.array], position: int | mx.array

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from lmexp.model import cuda
 from lmexp.model.attention import Attention
 from lmexp.model.cache import Cache
 from lmexp.model.delta import DeltaNet
@@ -76,13 +77,13 @@ class Block(nn.Module):
             keys: of dropout, (batch, 2, 2): on the mixer's branch, then the feed-forward's; None: nothing is dropped.
         """
         of_mixer, of_feedforward = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
-        rows, normed = added_and_normed(self.mixer_norm, x.reshape(-1, x.shape[-1]))
-        mixed = self.mixer(normed.reshape(x.shape), cache)
+        rows, normed = added_and_normed(self.mixer_norm, cuda.flat(x))
+        mixed = self.mixer(cuda.shaped(normed, x.shape), cache)
         mixed = dropped(self.mixer_output_norm(mixed) if self.norms_output else mixed, self._dropout, of_mixer)
-        rows, normed = added_and_normed(self.feedforward_norm, rows, mixed.reshape(rows.shape))
+        rows, normed = added_and_normed(self.feedforward_norm, rows, cuda.shaped(mixed, rows.shape))
         fed, load = self.feedforward.with_load(normed)
-        fed = self.feedforward_output_norm(fed) if self.norms_output else fed
-        return rows.reshape(x.shape) + dropped(fed.reshape(x.shape), self._dropout, of_feedforward), load
+        fed = cuda.shaped(self.feedforward_output_norm(fed) if self.norms_output else fed, x.shape)
+        return cuda.shaped(rows, x.shape) + dropped(fed, self._dropout, of_feedforward), load
 
     def forward_flops(self, context_length: int) -> float:
         """Return the floating-point operations for one token of a full context, forward."""

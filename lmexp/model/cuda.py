@@ -5,7 +5,7 @@ Whatever has such a kernel has a formula too, which every other device computes 
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -69,6 +69,13 @@ def is_default() -> bool:
     return mx.default_device() == mx.gpu and not mx.metal.is_available()
 
 
+class Launch(NamedTuple):
+    """How many blocks there are, and threads in each, along x and y."""
+
+    blocks: tuple[int, int]
+    threads: tuple[int, int]
+
+
 class Kernel:
     """A kernel by its CUDA source, compiled when it is first called.
 
@@ -88,8 +95,7 @@ class Kernel:
         self,
         inputs: Sequence[mx.array],
         outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
-        blocks: tuple[int, int],
-        threads: tuple[int, int],
+        launch: "Launch",
         **constants: bool | int | mx.Dtype,
     ) -> list[mx.array]:
         """Return the outputs, of the shapes and dtypes given.
@@ -97,16 +103,15 @@ class Kernel:
         Args:
             inputs: as named.
             outputs: shape and dtype of each.
-            blocks: how many, along x and y.
-            threads: of a block, along x and y.
+            launch: how many threads.
             constants: names that the source may use: numbers, and dtypes as types. Together they say what is compiled:
                 the dtypes of the inputs must follow from them.
         """
         found: list[mx.array] = self._function(
             inputs=list(inputs),
             template=list(constants.items()),
-            grid=(blocks[0] * threads[0], blocks[1] * threads[1], 1),
-            threadgroup=(*threads, 1),
+            grid=(launch.blocks[0] * launch.threads[0], launch.blocks[1] * launch.threads[1], 1),
+            threadgroup=(*launch.threads, 1),
             output_shapes=[tuple(shape) for shape, _ in outputs],
             output_dtypes=[dtype for _, dtype in outputs],
         )
@@ -124,19 +129,24 @@ class Kernel:
         )
 
 
-def as_rows(x: mx.array) -> mx.array:
-    """Return (..., width) as (rows, width): itself, if it is that already, since even a view costs the host a little."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+def flat(x: mx.array) -> mx.array:
+    """Return (..., width) as (rows, width) on a CUDA device, where products take fewer views of that; elsewhere x."""
+    return shaped(x, (x.size // x.shape[-1], x.shape[-1])) if is_default() else x
 
 
-def over_rows(n_rows: int, width: int, pack: int) -> dict[str, tuple[int, int]]:
-    """Return ``blocks`` and ``threads`` for rows of so many numbers, of which a thread takes ``pack``.
+def shaped(x: mx.array, shape: tuple[int, ...]) -> mx.array:
+    """Return x in that shape: itself, if it has it, since even a view costs the host a little, and parts what fuses."""
+    return x if x.shape == shape else x.reshape(shape)
+
+
+def over_rows(n_rows: int, width: int, pack: int) -> Launch:
+    """Return the launch for rows of so many numbers, of which a thread takes ``pack``.
 
     Rows are along the blocks' x and the threads' y; what a row is made of along the blocks' y and the threads' x.
     """
     rows_of_a_block = _THREADS // _WARP
     blocks = -(-n_rows // rows_of_a_block), -(-width // (pack * _WARP))
-    return {"blocks": blocks, "threads": (_WARP, rows_of_a_block)}
+    return Launch(blocks, (_WARP, rows_of_a_block))
 
 
 def threads_of_a_row(width: int) -> int:
@@ -147,8 +157,8 @@ def threads_of_a_row(width: int) -> int:
 def column_sums(rows: mx.array, dtype: mx.Dtype) -> mx.array:
     """Return the sum of float32 rows, (rows, width) to (width,), as ``dtype``: MLX's own takes three kernels."""
     n_rows, width = rows.shape
-    blocks = -(-width // _WARP)
-    return _COLUMN_SUMS([rows], [((width,), dtype)], (blocks, 1), (_WARP, _WARP), T=dtype, ROWS=n_rows, WIDTH=width)[0]
+    launch = Launch((-(-width // _WARP), 1), (_WARP, _WARP))
+    return _COLUMN_SUMS([rows], [((width,), dtype)], launch, T=dtype, ROWS=n_rows, WIDTH=width)[0]
 
 
 # A block takes 32 columns; its 32 rows of threads share the rows.

@@ -37,9 +37,9 @@ def _run(kernel: cuda.Kernel, inputs: list[mx.array], shape: tuple[int, ...], ou
     pack = gcd(shape[-1], cuda.PACK)
     rows = prod(shape[:-1])
     [found] = kernel(
-        [cuda.as_rows(each) for each in inputs],
+        [cuda.flat(each) for each in inputs],
         [(output, inputs[0].dtype)],
-        **cuda.over_rows(rows, shape[-1], pack),
+        cuda.over_rows(rows, shape[-1], pack),
         T=inputs[0].dtype,
         PACK=pack,
         WIDTH=shape[-1],

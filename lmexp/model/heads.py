@@ -68,7 +68,7 @@ class Heads:
         [found] = kernel(
             [*inputs, mx.zeros(1) if rotation is None else rotation.table(time)],
             [(shape, dtype)],
-            **cuda.over_rows(n_tokens, prod(shape) // n_tokens, pack),
+            cuda.over_rows(n_tokens, prod(shape) // n_tokens, pack),
             T=dtype,
             PACK=pack,
             QUERIES=self.queries,

@@ -18,9 +18,10 @@ _LEAST_TOKENS = 1024  # for fewer, putting the weights side by side takes more t
 
 
 class Joined:
-    """Linear maps of one input, one or several. They stay what they are: parameters of the module that holds them, by their names.
+    """Linear maps of one input, one or several.
 
-    A training step can lend their weights as one matrix, and their biases as one vector.
+    They stay what they are: parameters of the module that holds them, by their names. A training step can lend their
+    weights as one matrix, and their biases as one vector.
     """
 
     def __init__(self, *maps: nn.Linear):

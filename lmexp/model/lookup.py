@@ -29,7 +29,7 @@ def looked_up(table: mx.array, tokens: mx.array) -> mx.array:
 def _rows(table: mx.array, ids: mx.array) -> mx.array:
     width = table.shape[1]
     launch = cuda.over_rows(ids.size, width, cuda.PACK)
-    return _LOOK_UP([table, ids], [((ids.size, width), table.dtype)], **launch, T=table.dtype, WIDTH=width)[0]
+    return _LOOK_UP([table, ids], [((ids.size, width), table.dtype)], launch, T=table.dtype, WIDTH=width)[0]
 
 
 _LOOK_UP = cuda.Kernel(

@@ -18,9 +18,11 @@ _BLOCKS = 528  # of the gradient: four for each multiprocessor of an H200
 def added_and_normed(
     norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None = None
 ) -> tuple[mx.array, mx.array]:
-    """Return ``x + branch`` (or x, where there is none) and its norm; (rows, width) each.
+    """Return ``x + branch`` (or x, where there is none) and its norm.
 
-    Measured on an H200 (llama_small, 64 x 256 tokens, bfloat16): TO BE MEASURED.
+    Args:
+        norm: over the width.
+        x, branch: (..., width); on a CUDA device (rows, width), as `lmexp.model.cuda.flat` makes it.
     """
     if not _has_kernel(x):
         total = x if branch is None else x + branch
@@ -35,19 +37,19 @@ def _has_kernel(x: mx.array) -> bool:
 
 def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) -> tuple[mx.array, mx.array]:
     is_centred, width = isinstance(norm, LayerNorm), x.shape[-1]
-    threads = cuda.threads_of_a_row(width)
-    rows_of_a_block = max(1, _THREADS // threads)
+    threads_of_a_row = cuda.threads_of_a_row(width)
+    rows_of_a_block = max(1, _THREADS // threads_of_a_row)
+    threads = threads_of_a_row, rows_of_a_block
     # As an array it would lie in the host's memory, and every block would wait for it.
     epsilon = int(np.float32(norm.eps).view(np.int32))
-    constants = {"T": x.dtype, "WIDTH": width, "CENTRED": is_centred, "EPSILON": epsilon}
+    constants: dict[str, Any] = {"T": x.dtype, "WIDTH": width, "CENTRED": is_centred, "EPSILON": epsilon}
 
     def forward(x: mx.array, gain: mx.array, *more: mx.array) -> list[mx.array]:
         bias, *branches = more if "bias" in norm else (gain, *more)
         total, normed = _FORWARD(
             [x, *(branches or [x]), gain, bias],
             [(x.shape if branches else (1,), x.dtype), (x.shape, x.dtype)],
-            blocks=(1, -(-len(x) // rows_of_a_block)),
-            threads=(threads, rows_of_a_block),
+            cuda.Launch((-(-len(x) // rows_of_a_block), 1), threads),
             HAS_BRANCH=bool(branches),
             HAS_BIAS="bias" in norm,
             **constants,
@@ -60,9 +62,8 @@ def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) 
         to_x, partial = _GRADIENT(
             [total, gain, to_normed, to_total],
             [(total.shape, x.dtype), ((n_blocks, (2 if is_centred else 1) * width), mx.float32)],
-            blocks=(n_blocks, 1),
-            threads=(threads, rows_of_a_block),
-            THREADS=threads * rows_of_a_block,
+            cuda.Launch((n_blocks, 1), threads),
+            THREADS=threads[0] * threads[1],
             **constants,
         )
         sums = cuda.column_sums(partial, gain.dtype)
@@ -77,7 +78,8 @@ def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) 
 # A block takes blockDim.y rows; a thread 8 numbers of one, or none where the row is not as long as the threads reach.
 _FUNCTIONS = r"""
 // Takes the mean away, where the norm is centred, and returns one over the root of the mean square.
-__device__ inline float centre(float (&v)[8], bool is_centred, bool is_inside, int width, float epsilon, float* scratch) {
+__device__ inline float centre(
+    float (&v)[8], bool is_centred, bool is_inside, int width, float epsilon, float* scratch) {
   if (is_centred) {
     float sum = 0;
 #pragma unroll
@@ -100,7 +102,7 @@ _FORWARD = cuda.Kernel(
     r"""
   __shared__ float scratch[32];
   const int column = threadIdx.x * 8;
-  const int row = blockIdx.y * blockDim.y + threadIdx.y;
+  const int row = blockIdx.x * blockDim.y + threadIdx.y;
   const bool is_inside = row < x_shape[0] && column < WIDTH;
   const long long at = static_cast<long long>(row) * WIDTH + column;
   float v[8] = {0, 0, 0, 0, 0, 0, 0, 0}, added[8], g[8], b[8];

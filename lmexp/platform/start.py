@@ -153,8 +153,8 @@ def _keep_freed_memory() -> None:
 
     MLX allocates every result anew; by default each large one is mapped, zeroed page by page and unmapped again, which
     takes 8 times as long as the arithmetic of an elementwise product of 8 million floats (20 ms against 2.5), and 5% of
-    a training step at 256 tokens. On a CUDA device what a step allocates is small, but there is much of it: returned after
-    each and taken again, it cost the host a quarter of its time (4.1 ms a step in place of 3.1, llama_small on an H200).
+    a training step at 256 tokens. On a CUDA device a step allocates little at a time, but often; returned after each
+    and taken again, it costs the host a quarter of its time (llama_small on an H200: 4.1 ms a step in place of 3.1).
     Other C libraries have no mallopt.
     """
     libc = ctypes.CDLL(None)

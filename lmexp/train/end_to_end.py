@@ -1,4 +1,4 @@
-"""Arrays laid end to end in one float32 vector: on a CUDA device by one kernel, where MLX copies one after the other."""
+"""Arrays laid end to end in one float32 vector: on a CUDA device by one kernel, where MLX has one for each array."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,11 +19,9 @@ def end_to_end(arrays: Sequence[mx.array]) -> mx.array:
     if not cuda.is_default() or len(arrays) > _MOST_PIECES:
         return mx.concatenate([array.reshape(-1) for array in arrays]).astype(mx.float32)
     sizes = tuple(array.size for array in arrays)
-    places, dtype = _places(sizes), arrays[0].dtype
-    [vector] = _kernel(len(arrays))(
-        [*arrays, places], [((sum(sizes),), mx.float32)], (len(places), 1), (_THREADS, 1), T=dtype, PIECES=len(arrays)
-    )
-    return vector
+    places, output = _places(sizes), ((sum(sizes),), mx.float32)
+    launch = cuda.Launch((len(places), 1), (_THREADS, 1))
+    return _kernel(len(arrays))([*arrays, places], [output], launch, T=arrays[0].dtype, PIECES=len(arrays))[0]
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,6 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map, tree_reduce
 
-from lmexp.model import cuda
 from lmexp.model.dropout import dropout_keys
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
@@ -68,7 +67,6 @@ class Stepper:
     ):
         self.model, self.spec, self.seed, self.streams = model, spec, seed, streams
         self.objective = over_streams(objective, streams)
-        self._upload = mx.new_stream(mx.default_device()) if cuda.is_default() else None
         self.compute_dtype = _DTYPES[precision.compute]
         self.masters = make_masters(model, spec.name, len(streams))
         self.optimizers = [_optimizer_of(share, spec) for share in self.masters.shares()]
@@ -83,7 +81,7 @@ class Stepper:
 
     def step(self, index: int, batch: Batch, lr: float) -> StepResult:
         """Hand optimizer step ``index`` to the device and return without waiting for it."""
-        inputs, targets, rate = self._brought(batch.inputs), self._brought(batch.targets), mx.array(lr)
+        inputs, targets, rate = mx.array(batch.inputs), mx.array(batch.targets), mx.array(lr)
         keys = self._keys(index, len(batch.inputs))
         if self.spec.micro_batches == 1:
             result = self._whole(inputs, targets, keys, rate)
@@ -91,13 +89,6 @@ class Stepper:
             result = self._step_in_pieces(inputs, targets, keys, rate)
         mx.async_eval(result, self._state)
         return StepResult(**result)
-
-    def _brought(self, tokens: np.ndarray) -> mx.array:
-        """Bring tokens to the device: ahead of need, while it is at the steps before, where memory is its own."""
-        if self._upload is None:
-            return mx.array(tokens)
-        with mx.stream(self._upload):
-            return mx.array(tokens) + 0  # on the stream of the step, it would wait for its pages of memory to arrive
 
     def _keys(self, index: int, batch_size: int) -> mx.array | None:
         if not self.model.spec.dropout:

@@ -42,12 +42,6 @@ def test_values_and_gradients_are_those_of_the_definition(monkeypatch, name, com
     np.testing.assert_allclose(alone, expected[0], **close)
     for mine, other in zip(both, expected, strict=True):
         np.testing.assert_allclose(mine, other, **close)
-    halves = mx.stack([mx.concatenate([x, by]), mx.concatenate([by, x])])
-    crossed = mx.stack([by, x])
-    np.testing.assert_allclose(wrap(ours.gate_of_halves)(halves), theirs(mx.stack([x, by])) * crossed, **close)
-    of_halves = wrap(mx.grad(lambda halves: ours.gate_of_halves(halves)[0].sum()))(halves)
-    np.testing.assert_allclose(of_halves[0], mx.concatenate(expected), **close)
-    assert not of_halves[1].any()
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -46,13 +46,43 @@ def batch(k):
 def test_packing_loses_nothing_and_moves_nothing(spec):
     model = made_model(spec)
     packed = Packed(model)
-    again = dict(tree_flatten(packed.weights(mx.float32)))
     given = dict(tree_flatten(model.trainable_parameters()))
-    assert again.keys() == given.keys()
-    assert all(mx.array_equal(again[path], array).item() for path, array in given.items())
-    (gathered,) = packed.gathered(model.trainable_parameters())
+    weights = packed.weights(mx.float32)
+    assert sorted(path for unit in weights for path in unit.split("+")) == sorted(given)
+    with packed.lent({unit: 2 * array for unit, array in weights.items()}):
+        lent = dict(tree_flatten(model.trainable_parameters()))
+    assert all(mx.array_equal(lent[path], 2 * array).item() for path, array in given.items())
+    (gathered,) = packed.gathered(weights)
     assert all(mx.array_equal(gathered[name], packed.shares()[0][name]).item() for name in ("matrices", "vectors"))
     assert sum(vector.size for vector in packed.shares()[0].values()) == sum(array.size for array in given.values())
+
+
+@pytest.mark.parametrize("layout", [Packed, lambda model: Separate(model, 1)])
+def test_a_model_has_its_own_weights_back(layout):
+    model = made_model(SPECS["untied"])
+    before = dict(tree_flatten(model.trainable_parameters()))
+    made = layout(model)
+
+    def interrupted():
+        with made.lent(made.weights(mx.bfloat16)):
+            assert model.embedding.weight.dtype == mx.bfloat16
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    after = dict(tree_flatten(model.trainable_parameters()))
+    assert all(after[path] is array for path, array in before.items())
+    assert model.layers[0].mixer.joined._lent is None
+
+
+def test_maps_that_are_joined_lie_side_by_side():
+    model = made_model(SPECS["biases"])
+    weights = Packed(model).weights(mx.float32)
+    maps = [model.layers[1].mixer[name] for name in ("query", "key", "value")]
+    names = [f"layers.1.mixer.{name}" for name in ("query", "key", "value")]
+    for part, axis in (("weight", 1), ("bias", 0)):
+        side_by_side = mx.concatenate([each[part].T for each in maps], axis=axis)
+        assert mx.array_equal(weights["+".join(f"{name}.{part}" for name in names)], side_by_side)
 
 
 def test_a_model_is_shown_its_weights_when_a_step_is_waited_for(monkeypatch):
@@ -62,9 +92,8 @@ def test_a_model_is_shown_its_weights_when_a_step_is_waited_for(monkeypatch):
     made = Stepper(made_model(SPECS["biases"]), next_token_loss, optimizer, PrecisionSpec("float32"), False, 3, streams)
     for k in range(2):
         made.wait(made.step(k, batch(k), 0.01))
-        held = dict(tree_flatten(made.masters.weights(mx.float32)))
-        shown = dict(tree_flatten(made.model.trainable_parameters()))
-        assert all(mx.array_equal(shown[path], array).item() for path, array in held.items())
+        shown = Packed(made.model).state
+        assert all(mx.array_equal(shown[name], held).item() for name, held in made.masters.state.items())
 
 
 def test_decay_shrinks_matrices_only():
