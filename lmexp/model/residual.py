@@ -40,7 +40,7 @@ def _by_kernel(norm: RMSNorm | LayerNorm, x: mx.array, branch: mx.array | None) 
     threads_of_a_row = cuda.threads_of_a_row(width)
     rows_of_a_block = max(1, _THREADS // threads_of_a_row)
     threads = threads_of_a_row, rows_of_a_block
-    # As an array it would lie in the host's memory, and every block would wait for it.
+    # A constant of the kernel's: an array of one number may lie in the host's memory, and all blocks would wait for it.
     epsilon = int(np.float32(norm.eps).view(np.int32))
     constants: dict[str, Any] = {"T": x.dtype, "WIDTH": width, "CENTRED": is_centred, "EPSILON": epsilon}
 

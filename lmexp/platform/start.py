@@ -21,7 +21,7 @@ def prepare(product_threads: int = 1) -> str:
 
     On Linux with the CPU wheel: loads a real BLAS (see `lmexp.platform.blas`), keeps each matrix product on one core,
     keeps freed memory, has MLX take up streams side by side, and gives its compiled kernels a private folder.
-    Elsewhere there is nothing to do.
+    With the CUDA wheel it keeps freed memory. Elsewhere there is nothing to do.
 
     Args:
         product_threads: of each matrix product. One is best for what MLX does on a CPU: the threads of a product spin

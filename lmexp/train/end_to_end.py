@@ -10,15 +10,16 @@ from lmexp.model import cuda
 
 _THREADS = 256  # of a block
 _MOST_PIECES = 400  # a kernel's arguments have room for some 500 addresses
+_MOST_NUMBERS = 2**31 - 1  # it counts them in 32 bits
 
 
 def end_to_end(arrays: Sequence[mx.array]) -> mx.array:
     """Return all numbers of the arrays, one array after the other, in float32."""
     if not arrays:
         return mx.zeros(0)
-    if not cuda.is_default() or len(arrays) > _MOST_PIECES:
-        return mx.concatenate([array.reshape(-1) for array in arrays]).astype(mx.float32)
     sizes = tuple(array.size for array in arrays)
+    if not cuda.is_default() or len(arrays) > _MOST_PIECES or sum(sizes) > _MOST_NUMBERS:
+        return mx.concatenate([array.reshape(-1) for array in arrays]).astype(mx.float32)
     places, output = _places(sizes), ((sum(sizes),), mx.float32)
     launch = cuda.Launch((len(places), 1), (_THREADS, 1))
     return _kernel(len(arrays))([*arrays, places], [output], launch, T=arrays[0].dtype, PIECES=len(arrays))[0]

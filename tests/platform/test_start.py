@@ -25,14 +25,18 @@ def test_the_backend_follows_from_packages_and_gpus(monkeypatch, system, install
 
 
 @pytest.mark.parametrize(
-    ("backend", "label"), [("metal", "accelerate"), ("cuda", "cublas (tf32)"), ("unknown", "built-in")]
+    ("backend", "label", "keeps_memory"),
+    [("metal", "accelerate", False), ("cuda", "cublas (tf32)", True), ("unknown", "built-in", False)],
 )
-def test_elsewhere_nothing_is_loaded_even_after_mlx(monkeypatch, backend, label):
+def test_elsewhere_nothing_is_loaded_even_after_mlx(monkeypatch, backend, label, keeps_memory):
     import mlx.core  # noqa: F401
 
+    kept = []
+    monkeypatch.setattr(start, "_keep_freed_memory", lambda: kept.append(True))
     monkeypatch.setattr(start, "mlx_backend", lambda: backend)
     monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
     assert start.prepare.__wrapped__() == label
+    assert bool(kept) == keeps_memory
 
 
 @pytest.mark.skipif(start.mlx_backend() != "cpu", reason="MLX's CPU wheel on Linux")

@@ -18,8 +18,9 @@ def test_arrays_lie_end_to_end(cuda_kernels, dtype):
     assert cuda_kernels == [f"end_to_end_{len(SHAPES)}"]
 
 
-def test_more_arrays_than_a_kernel_takes_are_copied_one_by_one(monkeypatch, cuda_kernels):
-    monkeypatch.setattr(module, "_MOST_PIECES", 3)
+@pytest.mark.parametrize("limit", ["_MOST_PIECES", "_MOST_NUMBERS"])
+def test_more_than_a_kernel_takes_is_copied_array_by_array(monkeypatch, cuda_kernels, limit):
+    monkeypatch.setattr(module, limit, 3)
     assert end_to_end([mx.array([float(n)]) for n in range(4)]).tolist() == [0, 1, 2, 3]
     assert cuda_kernels == []
 
