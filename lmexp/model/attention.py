@@ -76,9 +76,8 @@ class Attention(nn.Module):
 
     def _by_few_kernels(self, x: mx.array) -> mx.array:
         """As a call without a cache, where nothing but a rotation comes between the product and the mixing."""
-        (batch, time, width), rotation = x.shape, None
-        if self.spec.position == "rope":
-            rotation = self.rotation
+        batch, time, width = x.shape
+        rotation = self.rotation if self.spec.position == "rope" else None
         heads = Heads(self.spec.n_heads, self.spec.kv_heads, self.spec.head_dim)
         product = self.joined(x.reshape(batch * time, width))
         mixed = self._mix(*heads.cut(product, batch, time, rotation), position=0)

@@ -99,7 +99,7 @@ class Kernel:
         self,
         inputs: Sequence[mx.array],
         outputs: Sequence[tuple[Sequence[int], mx.Dtype]],
-        launch: "Launch",
+        launch: Launch,
         **constants: bool | int | mx.Dtype,
     ) -> list[mx.array]:
         """Return the outputs, of the shapes and dtypes given.

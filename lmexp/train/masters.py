@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from lmexp.model import cuda
 from lmexp.model.joined import Joined
 from lmexp.train.end_to_end import end_to_end
 from lmexp.train.optimizer import ELEMENTWISE, decayed
@@ -118,12 +119,13 @@ class Packed:
     """Two vectors: all matrices end to end, and all vectors. The model's arrays are views of them.
 
     The matrices of linear maps lie transposed, (inputs, outputs): their gradients come out of the backward pass like
-    that. Maps that the model joins (`lmexp.model.joined`) lie side by side, as one matrix, and so do their biases.
+    that. On a CUDA device the maps that the model joins (`lmexp.model.joined`) lie side by side, as one matrix, and so
+    do their biases.
     """
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._joined = _joined_maps(model)
+        self._joined = _joined_maps(model) if cuda.is_default() else {}
         linear = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Linear)}
         found = _flat(model.trainable_parameters())
         units = _units(found, linear, self._joined)

@@ -9,6 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tiny_specs import GPT, LLAMA
 
+from lmexp.model import cuda
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train import masters
@@ -43,7 +44,9 @@ def batch(k):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_packing_loses_nothing_and_moves_nothing(spec):
+@pytest.mark.parametrize("joins", [False, True])
+def test_packing_loses_nothing_and_moves_nothing(monkeypatch, spec, joins):
+    monkeypatch.setattr(cuda, "is_default", lambda: joins)
     model = made_model(spec)
     packed = Packed(model)
     given = dict(tree_flatten(model.trainable_parameters()))
@@ -52,13 +55,16 @@ def test_packing_loses_nothing_and_moves_nothing(spec):
     with packed.lent({unit: 2 * array for unit, array in weights.items()}):
         lent = dict(tree_flatten(model.trainable_parameters()))
     assert all(mx.array_equal(lent[path], 2 * array).item() for path, array in given.items())
+    assert any("+" in unit for unit in weights) == joins
+    monkeypatch.setattr(cuda, "is_default", lambda: False)  # laying them end to end is not the question here
     (gathered,) = packed.gathered(weights)
     assert all(mx.array_equal(gathered[name], packed.shares()[0][name]).item() for name in ("matrices", "vectors"))
     assert sum(vector.size for vector in packed.shares()[0].values()) == sum(array.size for array in given.values())
 
 
 @pytest.mark.parametrize("layout", [Packed, lambda model: Separate(model, 1)])
-def test_a_model_has_its_own_weights_back(layout):
+def test_a_model_has_its_own_weights_back(monkeypatch, layout):
+    monkeypatch.setattr(cuda, "is_default", lambda: True)
     model = made_model(SPECS["untied"])
     before = dict(tree_flatten(model.trainable_parameters()))
     made = layout(model)
@@ -75,7 +81,8 @@ def test_a_model_has_its_own_weights_back(layout):
     assert model.layers[0].mixer.joined._lent is None
 
 
-def test_maps_that_are_joined_lie_side_by_side():
+def test_maps_that_are_joined_lie_side_by_side(monkeypatch):
+    monkeypatch.setattr(cuda, "is_default", lambda: True)
     model = made_model(SPECS["biases"])
     weights = Packed(model).weights(mx.float32)
     maps = [model.layers[1].mixer[name] for name in ("query", "key", "value")]
