@@ -191,7 +191,7 @@ def _compiled(program, folder):
         building = library.with_suffix(f".{os.getpid()}")
         # The sanitizer ends a process that reads several numbers at once where they do not begin.
         checks = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-        command = [shutil.which("g++"), "-std=c++20", "-O1", "-w", *checks, "-shared", "-fPIC", "-x", "c++"]
+        command = [shutil.which("g++"), "-std=c++20", "-O0", "-w", *checks, "-shared", "-fPIC", "-x", "c++"]
         # As Python knows the environment: for the C library lmexp puts a compiler of its own in front.
         subprocess.run([*command, "-", "-o", building], input=program, text=True, check=True, env=dict(os.environ))
         building.replace(library)

@@ -48,10 +48,10 @@ def by_formula(monkeypatch, function):
         return function()
 
 
-@precisions
 @pytest.mark.parametrize("has_branch", [False, True])
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("width", [24, 264])  # a part of a warp, and more than one
+# A part of a warp, and more than one.
+@pytest.mark.parametrize(("width", "precision"), [(24, "float32"), (24, "bfloat16"), (264, "float32")])
 def test_a_sum_and_its_norm(monkeypatch, cuda_kernels, kind, has_branch, precision, width):
     monkeypatch.setattr(residual, "_BLOCKS", 2)  # each takes several rounds, the last of them not full
     dtype = DTYPES[precision]

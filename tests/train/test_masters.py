@@ -116,7 +116,7 @@ def test_decay_shrinks_matrices_only():
 @pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_both_layouts_take_the_same_steps(monkeypatch, spec, name, pieces, precision):
-    compiled = spec is SPECS["biases"] and name == "adamw"  # on a CPU every case that is compiled costs seconds
+    compiled = spec is SPECS["biases"] and name == "adamw" and pieces == 1  # on a CPU such a case costs seconds
 
     def trained(is_packed):
         monkeypatch.setattr(masters, "packs", lambda optimizer: is_packed)
