@@ -1,8 +1,9 @@
 """CUDA kernels run on a CPU, one block after the other; the threads of a block take turns.
 
-So the very source that a GPU gets is held to its formula where there is no GPU. Threads that do not all wait for the
-same end the process, and so does an address that is not a multiple of what is read there at once. What this does not
-know is a GPU's memory and timing, and what its compiler refuses.
+So the very source that a GPU gets is held to its formula where there is no GPU. A kernel runs twice, its threads in
+one order and in the other: where it forgets to wait, the results differ. Threads that do not all wait for the same end
+the process, and so does an address that is not a multiple of what is read there at once. What this does not know is a
+GPU's memory and timing, and what its compiler refuses.
 """
 
 import ctypes
@@ -39,6 +40,7 @@ struct Thread {
 std::vector<Thread> threads;
 ucontext_t scheduler;
 int me;
+bool is_backwards;
 float lanes[1024];
 void (*body)(void**, int**, long long**);
 void** arrays;
@@ -55,7 +57,19 @@ void wait(char what) {
   swapcontext(&threads[me].context, &scheduler);
 }
 
-// Every thread goes on to its next wait, over and over; all must wait for the same.
+// The threads of a warp go on together until they wait for the other warps.
+void run_warp(int first) {
+  do {
+    for (int turn = 0; turn < 32; turn++) {
+      me = is_backwards ? first + 31 - turn : first + turn;
+      threadIdx = {me % blockDim.x, me / blockDim.x, 0};
+      swapcontext(&scheduler, &threads[me].context);
+    }
+    for (int lane = 1; lane < 32; lane++)
+      if (threads[first + lane].waits_for != threads[first].waits_for) abort();
+  } while (threads[first].waits_for == 'x');
+}
+
 void run_block() {
   for (auto& thread : threads) {
     getcontext(&thread.context);
@@ -64,12 +78,11 @@ void run_block() {
     thread.context.uc_link = &scheduler;
     makecontext(&thread.context, run_body, 0);
   }
+  const int count = threads.size();
   do {
-    for (me = 0; me < static_cast<int>(threads.size()); me++) {
-      threadIdx = {me % blockDim.x, me / blockDim.x, 0};
-      swapcontext(&scheduler, &threads[me].context);
-      if (threads[me].waits_for != threads[0].waits_for) abort();
-    }
+    for (int turn = 0; turn < count; turn += 32) run_warp(is_backwards ? count - 32 - turn : turn);
+    for (auto& thread : threads)
+      if (thread.waits_for != threads[0].waits_for) abort();
   } while (threads[0].waits_for);
 }
 }  // namespace
@@ -85,7 +98,8 @@ float __shfl_xor_sync(unsigned, float x, int step) {
 }
 
 extern "C" void launch(void (*the_body)(void**, int**, long long**), void** the_arrays, int** the_shapes,
-                       long long** the_steps, const int* grid, const int* block) {
+                       long long** the_steps, const int* grid, const int* block, int backwards) {
+  is_backwards = backwards;
   body = the_body, arrays = the_arrays, shapes = the_shapes, steps = the_steps;
   blockDim = {block[0], block[1], 1};
   gridDim = {grid[0], grid[1], 1};
@@ -152,17 +166,24 @@ class _Fast:
             (ctypes.c_longlong * max(array.ndim, 1))(*(step // array.itemsize for step in array.strides))
             for array in arrays
         ]
-        outputs = [_unwritten(*each) for each in zip(launch["output_shapes"], dtypes[len(inputs) :], strict=True)]
         blocks = [size // threads for size, threads in zip(launch["grid"], launch["threadgroup"], strict=True)]
         device = ctypes.CDLL(str(_compiled(_DEVICE, self._folder)), mode=ctypes.RTLD_GLOBAL)
-        device.launch(
-            ctypes.CDLL(str(_compiled(program, self._folder))).body,
-            _addresses(array.ctypes.data for array in (*arrays, *outputs)),
-            _addresses(ctypes.addressof(shape) for shape in shapes),
-            _addresses(ctypes.addressof(step) for step in steps),
-            (ctypes.c_int * 2)(*blocks[:2]),
-            (ctypes.c_int * 2)(*launch["threadgroup"][:2]),
-        )
+        body = ctypes.CDLL(str(_compiled(program, self._folder))).body
+        runs = []
+        for is_backwards in (False, True):
+            outputs = [_unwritten(*each) for each in zip(launch["output_shapes"], dtypes[len(inputs) :], strict=True)]
+            device.launch(
+                body,
+                _addresses(array.ctypes.data for array in (*arrays, *outputs)),
+                _addresses(ctypes.addressof(shape) for shape in shapes),
+                _addresses(ctypes.addressof(step) for step in steps),
+                (ctypes.c_int * 2)(*blocks[:2]),
+                (ctypes.c_int * 2)(*launch["threadgroup"][:2]),
+                is_backwards,
+            )
+            runs.append(outputs)
+        for one, other in zip(*runs, strict=True):
+            assert one.tobytes() == other.tobytes(), "the order of its threads changes what a kernel computes"
         return [_to_mlx(output, dtype) for output, dtype in zip(outputs, dtypes[len(inputs) :], strict=True)]
 
 
