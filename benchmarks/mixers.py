@@ -90,7 +90,7 @@ def _built(side: str, given: argparse.Namespace, overrides: list[str]) -> tuple[
 
 def _seconds(stepper: Stepper, batch: RandomBatch, index: int) -> float:
     started = time.perf_counter()
-    stepper.wait(stepper.step(index, batch, 1e-4))
+    stepper.wait(stepper.step(index, stepper.tokens(batch), 1e-4))
     return time.perf_counter() - started
 
 

@@ -54,7 +54,7 @@ def test_a_run_that_checkpoints_computes_every_layer_again(small, monkeypatch):
     dataset = load_dataset(config.data)
     model, batches = build_model(config, dataset), run_room.make_batches(config, dataset)
     stepper = run_room.make_stepper(config, model, compiled=False)
-    stepper.wait(stepper.step(0, batches[0], 0.01))
+    stepper.wait(stepper.step(0, stepper.tokens(batches[0]), 0.01))
     assert recomputed == model.layers * (len(recomputed) // len(model.layers)) != []  # once for each part of the batch
 
 

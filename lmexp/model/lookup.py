@@ -13,16 +13,19 @@ def looked_up(table: mx.array, tokens: mx.array) -> mx.array:
 
     The gradient adds up in float32: in bfloat16 a sum stops growing at some 256 terms.
     """
-    if not (cuda.is_default() and table.shape[1] % cuda.PACK == 0 and table.shape[0] <= _MOST_ROWS):
-        return table.astype(mx.float32)[tokens].astype(table.dtype)
+    has_kernel = cuda.is_default() and table.shape[1] % cuda.PACK == 0
+    if table.dtype == mx.float32 and not has_kernel:
+        return table[tokens]
     ids = tokens.reshape(-1)
 
     def gradient(table: mx.array, to_rows: mx.array, _: mx.array) -> mx.array:
+        if table.shape[0] > _MOST_ROWS or not cuda.is_default():
+            return mx.zeros(table.shape).at[ids].add(to_rows.astype(mx.float32)).astype(table.dtype)
         # Tokens of one id wait for each other where sums are kept in memory; a product of ones waits for nobody.
         is_used = (mx.arange(table.shape[0])[:, None] == ids).astype(to_rows.dtype)
         return is_used @ to_rows
 
-    rows: mx.array = with_gradient(lambda table: _rows(table, ids), gradient)(table)
+    rows: mx.array = with_gradient(lambda table: _rows(table, ids) if has_kernel else table[ids], gradient)(table)
     return rows.reshape(*tokens.shape, -1)
 
 

@@ -22,7 +22,7 @@ def end_to_end(arrays: Sequence[mx.array]) -> mx.array:
         return mx.concatenate([array.reshape(-1) for array in arrays]).astype(mx.float32)
     places, output = _places(sizes), ((sum(sizes),), mx.float32)
     launch = cuda.Launch((len(places), 1), (_THREADS, 1))
-    return _kernel(len(arrays))([*arrays, places], [output], launch, T=arrays[0].dtype, PIECES=len(arrays))[0]
+    return _kernel(len(arrays))([*arrays, places], [output], launch, T=arrays[0].dtype)[0]
 
 
 @lru_cache(maxsize=8)
@@ -41,16 +41,20 @@ def _places(sizes: tuple[int, ...]) -> mx.array:
 @lru_cache(maxsize=8)
 def _kernel(n_pieces: int) -> cuda.Kernel:
     pieces = [f"piece_{index}" for index in range(n_pieces)]
-    return cuda.Kernel(
-        f"end_to_end_{n_pieces}", [*pieces, "places"], ["vector"], _SOURCE.replace("ALL_PIECES", ", ".join(pieces))
-    )
+    # Not an array of addresses: each thread would keep one of its own, and write more addresses than numbers.
+    cases = "\n".join(f"    case {index}: from = {piece}; break;" for index, piece in enumerate(pieces))
+    source = _SOURCE.replace("CASES", cases)
+    return cuda.Kernel(f"end_to_end_{n_pieces}", [*pieces, "places"], ["vector"], source)
 
 
 _SOURCE = r"""
-  const T* pieces[PIECES] = {ALL_PIECES};
   const int* place = places + blockIdx.x * 4;
+  const T* from = nullptr;
+  switch (place[0]) {
+CASES
+  }
   const int first = place[1] + threadIdx.x * 8, size = place[2];
-  const T* from = pieces[place[0]] + first;
+  from += first;
   float* to = vector + place[3] + threadIdx.x * 8;
   if (first + 8 <= size && begins_pack<T, 8>(from) && begins_pack<float, 8>(to)) {
     float numbers[8];

@@ -45,9 +45,12 @@ def train(
     """
     evaluations = _Evaluations(clock.budget.evaluations)
     under_way: list[StepResult] = []
+    tokens = stepper.tokens(batches[0])
     while clock.fits_another_step:
         lr = rate(clock.progress)
-        under_way.append(stepper.step(clock.steps, batches[clock.steps], lr))
+        following = stepper.tokens(batches[clock.steps + 1])
+        under_way.append(stepper.step(clock.steps, tokens, lr, following))
+        tokens = following
         clock.dispatch()
         # A budget of work has its log points at the same steps whatever the speed: its rows can be repeated exactly.
         log_due = clock.progress_is_exact and log.due(clock.progress)

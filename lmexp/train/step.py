@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map, tree_reduce
 
+from lmexp.model import cuda
 from lmexp.model.dropout import dropout_keys
 from lmexp.model.language_model import LanguageModel
 from lmexp.streams import stream_seed
@@ -33,6 +34,13 @@ class Batch(Protocol):
     @property
     def targets(self) -> np.ndarray:
         """Token ids to predict: the inputs, shifted by one."""
+
+
+class Tokens(NamedTuple):
+    """A batch as MLX has it: (batch, time) each."""
+
+    inputs: mx.array
+    targets: mx.array
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,18 @@ class Stepper:
         self._accumulate = wrap(self._accumulate_gradient)
         self._apply = wrap(self._apply_gradient)
 
-    def step(self, index: int, batch: Batch, lr: float) -> StepResult:
-        """Hand optimizer step ``index`` to the device and return without waiting for it."""
-        inputs, targets, rate = mx.array(batch.inputs), mx.array(batch.targets), mx.array(lr)
-        keys = self._keys(index, len(batch.inputs))
+    def step(self, index: int, tokens: Tokens, lr: float, following: Tokens | None = None) -> StepResult:
+        """Hand optimizer step ``index`` to the device and return without waiting for it.
+
+        The device fetches the tokens of the following step meanwhile, if they are given: beside this step's kernels,
+        and not when it comes to them.
+        """
+        rate, keys = mx.array(lr), self._keys(index, len(tokens.inputs))
         if self.spec.micro_batches == 1:
-            result = self._whole(inputs, targets, keys, rate)
+            result = self._whole(*tokens, keys, rate)
         else:
-            result = self._step_in_pieces(inputs, targets, keys, rate)
-        mx.async_eval(result, self._state)
+            result = self._step_in_pieces(*tokens, keys, rate)
+        mx.async_eval(following, result, self._state)
         return StepResult(**result)
 
     def _keys(self, index: int, batch_size: int) -> mx.array | None:
@@ -158,6 +169,13 @@ class Stepper:
                 results.append(function(*arguments))
         return results
 
+    @staticmethod
+    def tokens(batch: Batch) -> Tokens:
+        """Return the tokens of a batch as `step` takes them."""
+        inputs, targets = mx.array(batch.inputs), mx.array(batch.targets)
+        # What is copied by the device lies there; a kernel that finds its tokens with the host waits for each page.
+        return Tokens(*(mx.stack([inputs, targets]) if cuda.is_default() else (inputs, targets)))
+
     def warm(self, batches: Sequence[Batch]) -> float:
         """Take a few real steps so that every kernel is compiled, undo them, and return the seconds of the fastest.
 
@@ -165,9 +183,10 @@ class Stepper:
         """
         before = tree_map(lambda array: array, self._state)
         durations = []
-        for index, batch in enumerate(batches):
+        all_tokens = [self.tokens(batch) for batch in batches]
+        for index, tokens in enumerate(all_tokens):
             started = time.perf_counter()
-            self.wait(self.step(index, batch, self.spec.lr))
+            self.wait(self.step(index, tokens, self.spec.lr, all_tokens[(index + 1) % len(all_tokens)]))
             durations.append(time.perf_counter() - started)
         _fill(self._state, before)
         self.wait()

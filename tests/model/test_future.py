@@ -15,7 +15,7 @@ from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.objective import next_token_loss
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
-from lmexp.train.step import Stepper
+from lmexp.train.step import Stepper, Tokens
 
 N_FUTURE, TIME, BATCH = 3, 7, 2
 SPECS = {
@@ -133,15 +133,14 @@ def stepper(spec, compiled, lr=0.05):
     )
 
 
-class _Batch:
-    def __init__(self, seed):
-        self.inputs, self.targets = (np.array(array) for array in text(seed))
+def tokens(seed):
+    return Tokens(*text(seed))
 
 
 def test_compiled_equals_plain():
     spec = replace(EXPERTS, n_layers=1, future_tokens=1)  # what is compiled takes seconds for every layer
     plain, compiled = (stepper(spec, choice) for choice in (False, True))
-    losses = [[made.step(k, _Batch(k), 0.05).loss_nats.item() for k in range(4)] for made in (plain, compiled)]
+    losses = [[made.step(k, tokens(k), 0.05).loss_nats.item() for k in range(4)] for made in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=2e-6)  # fused kernels round differently in the last bit
     balances = [made.model.future[0].block.feedforward.router.balance for made in (plain, compiled)]
     assert balances[0].any().item()  # the modules' own experts are balanced too
@@ -150,15 +149,14 @@ def test_compiled_equals_plain():
 
 def test_modules_learn_what_is_further_on():
     made = stepper(SPECS["llama"], compiled=False, lr=1.0)
-    inputs, targets = (mx.array(array) for array in (_Batch(0).inputs, _Batch(0).targets))
 
     def further():
-        loss, measured = next_token_loss(made.model, inputs, targets)
+        loss, measured = next_token_loss(made.model, *tokens(0))
         return ((loss - measured["loss_nats"]) / made.model.spec.future_weight).item()
 
     before = further()
     for k in range(40):
-        made.step(k, _Batch(0), 0.5)
+        made.step(k, tokens(0), 0.5)
     assert before == pytest.approx(np.log(VOCAB), rel=0.05)  # untrained: every token about as likely
     assert further() < 0.8 * before
 

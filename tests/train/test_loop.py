@@ -20,8 +20,12 @@ class World:
         self.expert_loads = expert_loads or itertools.repeat(None)
         self.rates = []
 
-    def step(self, index, batch, lr):
-        assert index == batch
+    def tokens(self, batch):
+        return ("tokens", batch)
+
+    def step(self, index, tokens, lr, following):
+        assert tokens == ("tokens", index), "each batch once, in order"
+        assert following == ("tokens", index + 1)
         self.busy_until = max(self.busy_until, self.wall) + STEP_SECONDS
         self.rates.append(lr)
         return StepResult(next(self.losses), 0.5, next(self.expert_loads))

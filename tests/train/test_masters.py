@@ -1,7 +1,6 @@
 """Weights that lie in two long vectors mean what weights in many arrays mean."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +16,7 @@ from lmexp.train.masters import Packed, Separate
 from lmexp.train.objective import next_token_loss
 from lmexp.train.optimizer import ELEMENTWISE
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
-from lmexp.train.step import Stepper
+from lmexp.train.step import Stepper, Tokens
 
 VOCABULARY, TIME, BATCH = 19, 5, 8
 OPTIONS = {
@@ -40,7 +39,7 @@ def made_model(spec):
 
 def batch(k):
     tokens = np.random.default_rng(k).integers(0, VOCABULARY, (BATCH, TIME + 1)).astype(np.int32)
-    return SimpleNamespace(inputs=tokens[:, :-1], targets=tokens[:, 1:])
+    return Tokens(mx.array(tokens[:, :-1]), mx.array(tokens[:, 1:]))
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

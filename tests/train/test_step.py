@@ -1,7 +1,6 @@
 """Laws of the step: compiled equals plain, pieces equal the whole, warming up leaves no trace, precision is kept."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,12 +10,13 @@ from mlx.utils import tree_flatten
 from tiny_specs import GPT, LAWFUL, LLAMA
 
 from lmexp.errors import UserError
+from lmexp.model import cuda
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
 from lmexp.train.objective import next_token_loss
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OPTIMIZERS, OptimizerSpec, PrecisionSpec
-from lmexp.train.step import Stepper
+from lmexp.train.step import Stepper, Tokens
 
 OPTIONS = {
     "adamw": {"betas": [0.9, 0.95], "eps": 1e-8},
@@ -65,7 +65,7 @@ def stepper(
 
 def batch(k, size=BATCH):
     tokens = np.random.default_rng(k).integers(0, VOCABULARY, (size, TIME + 1)).astype(np.int32)
-    return SimpleNamespace(inputs=tokens[:, :-1], targets=tokens[:, 1:])
+    return Tokens(mx.array(tokens[:, :-1]), mx.array(tokens[:, 1:]))
 
 
 def test_waiting_waits_for_the_results_and_for_every_weight_and_moment(monkeypatch):
@@ -112,6 +112,18 @@ def test_shares_on_several_streams_take_the_same_steps(name, compiled, pieces):
     assert len({path for made in shared.optimizers for path, _ in tree_flatten(made.state)}) == len(
         {path for path, _ in tree_flatten(alone.optimizers[0].state)}
     )
+
+
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_tokens_fetched_ahead_are_those_of_the_batch(monkeypatch, on_cuda):
+    from_host, ahead = stepper(), stepper()
+    monkeypatch.setattr(cuda, "is_default", lambda: on_cuda)
+    tokens = [ahead.tokens(batch(k)) for k in range(4)]
+    monkeypatch.undo()
+    for k in range(3):
+        expected = from_host.step(k, batch(k), 0.01).loss_nats.item()
+        assert ahead.step(k, tokens[k], 0.01, tokens[k + 1]).loss_nats.item() == expected
+        assert [array.tolist() for array in tokens[k + 1]] == [array.tolist() for array in batch(k + 1)]
 
 
 @pytest.mark.parametrize(("pieces", "compiled"), [(2, False), (4, False), (8, False), (4, True)])
@@ -312,7 +324,7 @@ def test_warming_up_and_evaluation_leave_the_balance_alone():
     made.wait(made.step(0, batch(0), 0.01))
     before = balances_of(made)
     made.model.eval()
-    mx.eval(made.model(mx.array(batch(1).inputs)))
+    mx.eval(made.model(batch(1).inputs))
     assert len(before) == 2
     assert all(mx.array_equal(before[path], balance) for path, balance in balances_of(made).items())
 

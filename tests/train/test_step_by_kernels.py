@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +15,7 @@ from lmexp.model.language_model import LanguageModel
 from lmexp.train import masters
 from lmexp.train.objective import next_token_loss
 from lmexp.train.spec import OptimizerSpec, PrecisionSpec
-from lmexp.train.step import Stepper
+from lmexp.train.step import Stepper, Tokens
 
 VOCABULARY, TIME, BATCH = 19, 7, 6
 OPTIMIZER = OptimizerSpec("adamw", 0.01, 0.1, 1.0, 1, {"betas": [0.9, 0.95], "eps": 1e-8})
@@ -49,7 +48,7 @@ def trained(monkeypatch, spec, options, by_kernels):
         found = []
         for k in range(4):
             tokens = np.random.default_rng(k).integers(0, VOCABULARY, (BATCH, TIME + 1)).astype(np.int32)
-            result = stepper.step(k, SimpleNamespace(inputs=tokens[:, :-1], targets=tokens[:, 1:]), 0.01)
+            result = stepper.step(k, Tokens(mx.array(tokens[:, :-1]), mx.array(tokens[:, 1:])), 0.01)
             stepper.wait(result)
             found.append((float(result.loss_nats), float(result.grad_norm)))
         return found, dict(tree_flatten(model.trainable_parameters()))
