@@ -76,14 +76,18 @@ def _mean_in_pieces(head: Head, hidden: mx.array, weight: mx.array, targets: mx.
 
     def mean_and_gradients(hidden: mx.array, weight: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         transposed = weight.T
-        mean, of_hidden, of_weight = mx.array(0.0), [mx.zeros((0, hidden.shape[1]))], mx.zeros(transposed.shape)
+        of_hidden: list[mx.array] = []
+        totals: list[mx.array] = []  # the mean, and its gradient by the weight, of the pieces so far
         for states, answers in zip(mx.split(hidden, cuts), mx.split(targets, cuts), strict=True):
             # MLX takes what is independent in an order of its own: a piece must wait for all that the last one leaves.
-            states = mx.depends([states], [mean, of_hidden[-1], of_weight])[0]
+            if totals:
+                states = mx.depends([states], [*totals, of_hidden[-1]])[0]
             nats, (to_states, to_weight) = mx.value_and_grad(share, argnums=(0, 1))(states, transposed, answers)
-            mean, of_weight = mean + nats, of_weight + to_weight
+            found = [nats, to_weight.astype(mx.float32)]
+            totals = [total + more for total, more in zip(totals, found, strict=True)] if totals else found
             of_hidden.append(to_states)
-        return mean, mx.concatenate(of_hidden[1:]), of_weight.T.astype(weight.dtype)
+        mean, of_weight = totals
+        return mean, mx.concatenate(of_hidden), of_weight.T.astype(weight.dtype)
 
     def gradient(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
         return tuple((cotangents[0] * known).astype(known.dtype) for known in outputs[1:])
