@@ -42,7 +42,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str, str]]:
     facts = [
         ("Design", _design(analysis), ""),
         ("Runs that count", f"{accounting.n_used:,} of {len(accounting.cells):,} planned", ""),
-        ("Measure", f"{primary.name}, {primary.unit}, {primary.direction} is better", ""),
+        ("Measure", f"{analysis.measures[0].label}, {primary.unit}, {primary.direction} is better", primary.name),
         ("Standing", _standing(analysis), ""),
         _hashes(analysis),
     ]
