@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 from as_on_a_gpu import MlxOnAGpu
 
-_TYPES = {mx.float32: "float", mx.bfloat16: "bfloat16", mx.int32: "int"}
-_NUMPY = {mx.float32: np.float32, mx.bfloat16: np.uint16, mx.int32: np.int32}
+_TYPES = {mx.float32: "float", mx.bfloat16: "bfloat16", mx.int32: "int", mx.uint32: "unsigned"}
+_NUMPY = {mx.float32: np.float32, mx.bfloat16: np.uint16, mx.int32: np.int32, mx.uint32: np.uint32}
 
 # The threads, compiled once: what a kernel calls, and what calls the kernel.
 _DEVICE = r"""

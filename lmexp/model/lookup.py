@@ -9,7 +9,7 @@ _MOST_ROWS = 1024  # of a table whose gradient is a product: it has a column of 
 
 
 def looked_up(table: mx.array, tokens: mx.array) -> mx.array:
-    """Return (..., width): the rows of ``table``, (rows, width), that ``tokens`` (...) name.
+    """Return (..., width): the rows of ``table``, (rows, width), that ``tokens`` (...), whole numbers from 0, name.
 
     The gradient adds up in float32: in bfloat16 a sum stops growing at some 256 terms.
     """
@@ -17,22 +17,32 @@ def looked_up(table: mx.array, tokens: mx.array) -> mx.array:
     if table.dtype == mx.float32 and not has_kernel:
         return table[tokens]
     ids = tokens.reshape(-1)
-
-    def gradient(table: mx.array, to_rows: mx.array, _: mx.array) -> mx.array:
-        if table.shape[0] > _MOST_ROWS or not cuda.is_default():
-            return mx.zeros(table.shape).at[ids].add(to_rows.astype(mx.float32)).astype(table.dtype)
-        # Tokens of one id wait for each other where sums are kept in memory; a product of ones waits for nobody.
-        is_used = (mx.arange(table.shape[0])[:, None] == ids).astype(to_rows.dtype)
-        return is_used @ to_rows
-
-    rows: mx.array = with_gradient(lambda table: _rows(table, ids) if has_kernel else table[ids], gradient)(table)
-    return rows.reshape(*tokens.shape, -1)
+    rows = _by_kernel if has_kernel else _by_formula
+    is_product = cuda.is_default() and table.shape[0] <= _MOST_ROWS
+    add_up = _as_product if is_product else _one_by_one
+    found = with_gradient(lambda table: rows(table, ids), lambda table, to_rows, _: add_up(table, ids, to_rows))(table)
+    return found.reshape(*tokens.shape, table.shape[1])
 
 
-def _rows(table: mx.array, ids: mx.array) -> mx.array:
+def _by_formula(table: mx.array, ids: mx.array) -> mx.array:
+    return table[ids]
+
+
+def _by_kernel(table: mx.array, ids: mx.array) -> mx.array:
     width = table.shape[1]
     launch = cuda.over_rows(ids.size, width, cuda.PACK)
-    return _LOOK_UP([table, ids], [((ids.size, width), table.dtype)], launch, T=table.dtype, WIDTH=width)[0]
+    output = (ids.size, width), table.dtype
+    return _LOOK_UP([table, ids], [output], launch, T=table.dtype, ID=ids.dtype, WIDTH=width)[0]
+
+
+def _one_by_one(table: mx.array, ids: mx.array, to_rows: mx.array) -> mx.array:
+    return mx.zeros(table.shape).at[ids].add(to_rows).astype(table.dtype)
+
+
+def _as_product(table: mx.array, ids: mx.array, to_rows: mx.array) -> mx.array:
+    """Multiply by ones: added up one by one, tokens of one id wait for each other."""
+    is_used = (mx.arange(table.shape[0])[:, None] == ids).astype(to_rows.dtype)
+    return is_used @ to_rows
 
 
 _LOOK_UP = cuda.Kernel(

@@ -13,7 +13,7 @@ LOG_POINTS = 200
 
 
 class Batches(Protocol):
-    """Random access to training batches: the batch of step k is a function of the seed and k."""
+    """Random access to training batches, without end: the batch of step k is a function of the seed and k."""
 
     def __getitem__(self, step: int, /) -> Batch: ...
 

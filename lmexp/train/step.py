@@ -90,8 +90,8 @@ class Stepper:
     def step(self, index: int, tokens: Tokens, lr: float, following: Tokens | None = None) -> StepResult:
         """Hand optimizer step ``index`` to the device and return without waiting for it.
 
-        The device fetches the tokens of the following step meanwhile, if they are given: beside this step's kernels,
-        and not when it comes to them.
+        The device fetches the tokens of the following step meanwhile, if they are given: beside this step's kernels (of
+        a step in pieces, beside its update), and not when it comes to them.
         """
         rate, keys = mx.array(lr), self._keys(index, len(tokens.inputs))
         if self.spec.micro_batches == 1:
@@ -171,9 +171,12 @@ class Stepper:
 
     @staticmethod
     def tokens(batch: Batch) -> Tokens:
-        """Return the tokens of a batch as `step` takes them."""
+        """Return the tokens of a batch as `step` takes them.
+
+        On a CUDA device they are still to be copied: what the device copies lies there, and a kernel that finds its
+        tokens with the host waits for each page of them (llama_small, 64 x 256, on an H200: 3.4 ms a step, not 4.5).
+        """
         inputs, targets = mx.array(batch.inputs), mx.array(batch.targets)
-        # What is copied by the device lies there; a kernel that finds its tokens with the host waits for each page.
         return Tokens(*(mx.stack([inputs, targets]) if cuda.is_default() else (inputs, targets)))
 
     def warm(self, batches: Sequence[Batch]) -> float:

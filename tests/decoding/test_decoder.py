@@ -48,7 +48,7 @@ def lively(spec):
 
 @pytest.mark.parametrize("spec", LAWFUL.values(), ids=LAWFUL)
 def test_greedy_text_is_that_of_the_definition(spec):
-    """Also far beyond the context, and from prompts as long as the context and longer; each row of a batch."""
+    """Also beyond the context, and from prompts as long as the context and longer; each row of a batch."""
     model, sampling = lively(spec), Sampling(0, repetition_penalty=30.0)
     n_tokens = 2 * CONTEXT
     expected = [continue_slowly(model, prompt, n_tokens, penalty=30.0) for prompt in PROMPTS]

@@ -114,11 +114,19 @@ def test_queries_keys_and_values(cuda_kernels, width, turned, precision):
     assert cuda_kernels == [*["turn"] * (rotation is not None), "side_by_side"]
 
 
+@pytest.fixture(params=["as a product", "one by one"])
+def no_other_way(request, monkeypatch):
+    """Have rows added up in one way, and refuse the other."""
+    is_product = request.param == "as a product"
+    monkeypatch.setattr(lookup, "_MOST_ROWS", 1024 if is_product else 2)
+    monkeypatch.setattr(lookup, "_one_by_one" if is_product else "_as_product", None)
+
+
 @precisions
-@pytest.mark.parametrize("most_rows", [3, 1024], ids=["added up", "as a product"])
-def test_rows_of_a_table(monkeypatch, cuda_kernels, precision, most_rows):
-    monkeypatch.setattr(lookup, "_MOST_ROWS", most_rows)
-    table, tokens = drawn(1, 19, 24).astype(DTYPES[precision]), mx.random.randint(0, 18, (3, 7), key=mx.random.key(2))
+@pytest.mark.parametrize("ids", [mx.int32, mx.uint32])
+def test_rows_of_a_table(cuda_kernels, no_other_way, precision, ids):
+    table = drawn(1, 19, 24).astype(DTYPES[precision])
+    tokens = mx.random.randint(0, 18, (3, 7), key=mx.random.key(2)).astype(ids)
     to_rows = drawn(3, 3, 7, 24).astype(table.dtype)
 
     found, gradient = mx.vjp(lambda table: looked_up(table, tokens), [table], [to_rows])
@@ -128,12 +136,28 @@ def test_rows_of_a_table(monkeypatch, cuda_kernels, precision, most_rows):
     assert not gradient[0][18].any()  # nobody used it
 
 
-@pytest.mark.parametrize("way", ["as a product", "added up", "by formula"])
-def test_uses_of_a_row_add_up_without_end(monkeypatch, cuda_kernels, way):
+@precisions
+def test_rows_that_are_not_whole_packs_have_the_formula(cuda_kernels, precision):
+    table, tokens = drawn(1, 5, 20).astype(DTYPES[precision]), mx.array([[4, 0, 4]])
+    assert looked_up(table, tokens).tolist() == table[tokens].tolist()
+    assert cuda_kernels == []
+
+
+def test_uses_of_a_row_add_up_without_end(cuda_kernels, no_other_way):
     """In bfloat16, 1 + 1 + ... stops at 256."""
-    monkeypatch.setattr(lookup, "_MOST_ROWS", 2 if way == "added up" else 1024)
-    if way == "by formula":
-        monkeypatch.setattr(cuda, "is_default", lambda: False)
+    assert gradient_of_uses(1500) == [1504] * 8  # the nearest number to 1,500
+
+
+def test_off_a_cuda_device_they_add_up_without_end_too(monkeypatch):
+    monkeypatch.setattr(lookup, "_as_product", None)  # where a scatter costs less
+    assert gradient_of_uses(1500) == [1504] * 8
+
+
+def gradient_of_uses(count):
     table = mx.zeros((3, 8), mx.bfloat16)
-    gradient = mx.grad(lambda table: looked_up(table, mx.full((1, 1500), 2, mx.int32)).sum())(table)
-    assert gradient[2].tolist() == [1504] * 8  # the nearest number to 1,500
+    return mx.grad(lambda table: looked_up(table, mx.full((1, count), 2, mx.int32)).sum())(table)[2].tolist()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_no_tokens_have_no_rows(dtype):
+    assert looked_up(mx.zeros((3, 8), dtype), mx.zeros((2, 0), mx.int32)).shape == (2, 0, 8)

@@ -95,6 +95,17 @@ def test_pieces_of_bfloat16_add_up_their_gradients_in_float32(monkeypatch):
     np.testing.assert_allclose(to_weight.astype(mx.float32), exact, atol=0.03)
 
 
+def test_pieces_add_up_without_end(monkeypatch):
+    """In bfloat16 a sum of equal terms stops growing at 256 of them."""
+    monkeypatch.setattr(likelihood, "_most_logits", lambda: 3)  # a piece is one token
+    hidden, weight = mx.ones((1, 600, 8), mx.bfloat16), mx.zeros((3, 8), mx.bfloat16)
+    targets = mx.zeros((1, 600), mx.int32)
+    to_weight = mx.grad(lambda weight: mean_nats(lambda h, w: h @ w.T, hidden, weight, targets))(weight)
+    # Each of three ids has a third of the probability; rounded to eight bits for each piece and at the end.
+    expected = np.array([-2 / 3, 1 / 3, 1 / 3])[:, None] * np.ones((1, 8))
+    np.testing.assert_allclose(to_weight.astype(mx.float32), expected, rtol=0.01)
+
+
 def test_the_logits_of_all_tokens_are_never_in_memory(monkeypatch):
     tokens, width, vocabulary = 512, 8, 4096
     of_all = 4 * tokens * vocabulary

@@ -1,6 +1,7 @@
 """Laws of the step: compiled equals plain, pieces equal the whole, warming up leaves no trace, precision is kept."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,6 +14,7 @@ from lmexp.errors import UserError
 from lmexp.model import cuda
 from lmexp.model.initial import initialise
 from lmexp.model.language_model import LanguageModel
+from lmexp.train import step as step_module
 from lmexp.train.objective import next_token_loss
 from lmexp.train.optimizer import build_optimizer
 from lmexp.train.spec import OPTIMIZERS, OptimizerSpec, PrecisionSpec
@@ -124,6 +126,24 @@ def test_tokens_fetched_ahead_are_those_of_the_batch(monkeypatch, on_cuda):
         expected = from_host.step(k, batch(k), 0.01).loss_nats.item()
         assert ahead.step(k, tokens[k], 0.01, tokens[k + 1]).loss_nats.item() == expected
         assert [array.tolist() for array in tokens[k + 1]] == [array.tolist() for array in batch(k + 1)]
+
+
+def test_a_step_fetches_the_tokens_of_the_next_and_warming_up_does_as_training_does(monkeypatch):
+    handed_out, stacked = [], []
+    spied = SimpleNamespace(**vars(mx))
+    spied.async_eval = lambda *arrays: handed_out.append(arrays[0])
+    spied.stack = lambda arrays: stacked.append(arrays) or mx.stack(arrays)
+    monkeypatch.setattr(step_module, "mx", spied)
+    made = stepper()
+    tokens = [made.tokens(batch(k)) for k in range(2)]
+    assert not stacked  # nothing is copied where all memory is the device's
+    made.step(0, tokens[0], 0.01, tokens[1])
+    assert handed_out == [tokens[1]]
+    made.warm([batch(k) for k in range(3)])
+    assert [following.inputs.tolist() for following in handed_out[1:]] == [batch(k).inputs.tolist() for k in (1, 2, 0)]
+    monkeypatch.setattr(cuda, "is_default", lambda: True)
+    made.tokens(batch(0))
+    assert len(stacked) == 1
 
 
 @pytest.mark.parametrize(("pieces", "compiled"), [(2, False), (4, False), (8, False), (4, True)])
